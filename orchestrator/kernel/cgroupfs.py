@@ -1,0 +1,207 @@
+"""The files of the cgroup file systems, v1 and v2: reading, notifications, signalling, removal.
+
+Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/*.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import stat
+from collections.abc import Iterator
+
+#: Processes signalled between two readings of the member list; bounds the descriptors in use at a time.
+_BATCH = 256
+
+
+def read(path: str) -> str:
+    """The whole text of a kernel file."""
+    with open(path, "rb", buffering=0) as file:
+        parts = []
+        while part := file.read(65536):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+def flat_keyed(text: str) -> dict[str, int]:
+    """The numbers of a "flat keyed" file (``memory.events``, ``cpu.stat``): one ``key number`` a line."""
+    return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
+
+
+def nested(directory: str) -> Iterator[str]:
+    """A cgroup's directory and those of all cgroups within it, deepest first; nothing if it is not there.
+
+    A cgroup without children, as nearly all are, costs one stat and no listing: a directory of kernfs has
+    one link for itself, one for its name and one for each child directory.
+    """
+    try:
+        children = os.stat(directory).st_nlink > 2
+        if children:
+            with os.scandir(directory) as entries:
+                names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for name in names:
+                yield from nested(name)
+    except FileNotFoundError:
+        return
+    yield directory
+
+
+def processes(directory: str) -> list[int]:
+    """Pids, as this process's pid namespace counts them, of all processes in the cgroup and beneath it.
+
+    Processes that this namespace cannot see are left out. Zombies are not members.
+    """
+    pids: set[int] = set()
+    for each in nested(directory):
+        try:
+            pids.update(map(int, read(f"{each}/cgroup.procs").split()))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # it was removed while we looked
+                raise
+    return sorted(pids - {0})
+
+
+def signal_processes(directory: str, number: signal.Signals, done: set[int]) -> int:
+    """Send a signal to every member that is not in ``done``, and add those; returns how many were signalled.
+
+    A pid read from the file may end and be given to a stranger before the signal is sent. So the process
+    is pinned by a pidfd first and looked up again: a pid that is still a member then is the pinned process,
+    or the pinned one has been reaped and the signal goes nowhere.
+    """
+    count = 0
+    while fresh := [pid for pid in processes(directory) if pid not in done][:_BATCH]:
+        pinned: dict[int, int] = {}
+        try:
+            for pid in fresh:
+                try:
+                    pinned[pid] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    pass
+            members = set(processes(directory))
+            for pid, fd in pinned.items():
+                if pid in members:
+                    try:
+                        signal.pidfd_send_signal(fd, number)
+                        count += 1
+                    except ProcessLookupError:
+                        pass
+        finally:
+            for fd in pinned.values():
+                os.close(fd)
+        done.update(fresh)
+    return count
+
+
+def remove(directory: str) -> bool:
+    """rmdir(2) one cgroup; False if it was not there.
+
+    :raises OSError: EBUSY while processes or child cgroups live in it.
+    """
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def device_number(path: str) -> str:
+    """``major:minor`` of a block device, as the io and blkio files want it.
+
+    :raises OSError: the path is missing, or (ENOTBLK) is not a block device.
+    """
+    status = os.stat(path)
+    if not stat.S_ISBLK(status.st_mode):
+        raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK), path)
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def is_partition(number: str) -> bool:
+    """Whether ``major:minor`` is a part of a disk; limits are for whole disks (block/blk-cgroup.c)."""
+    return os.path.exists(f"/sys/dev/block/{number}/partition")
+
+
+class Notifier:
+    """A descriptor that is readable when something happened; hand it to ``loop.add_reader``.
+
+    :meth:`drain` after each time, then look at what changed; :meth:`close` in the end.
+    """
+
+    def __init__(self, fd: int, source: int | None = None) -> None:
+        self._fd = fd
+        self._source = source
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._fd
+
+    def drain(self) -> None:
+        """Make the descriptor wait for the next event."""
+        if self._source is None:
+            try:
+                os.eventfd_read(self._fd)
+            except BlockingIOError:
+                pass
+        else:
+            try:
+                os.pread(self._source, 4096, 0)  # kernfs counts an event as seen when the file is read
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                self._release_source()  # the cgroup is gone: nothing will happen any more
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        self._release_source()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _release_source(self) -> None:
+        if self._source is not None and self._source >= 0:
+            os.close(self._source)
+            self._source = -1
+
+
+def watch_file(path: str) -> Notifier:
+    """Events of a v2 file that announces its changes (``cgroup.events``, ``memory.events``).
+
+    Such a file reports a change as POLLPRI, but POLLIN all the time, so an event loop cannot wait on it; an
+    epoll that watches it for EPOLLPRI alone is readable exactly when it changed. (inotify reports the same
+    changes, but a user has 128 instances of it unless the host was told otherwise.)
+    """
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.pread(source, 4096, 0)  # what happened until now is not news
+        epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        try:
+            epoll.register(source, select.EPOLLPRI)
+            return Notifier(os.dup(epoll.fileno()), source)
+        finally:
+            epoll.close()
+    except BaseException:
+        os.close(source)
+        raise
+
+
+def watch_event(directory: str, file: str) -> Notifier:
+    """Events of a v1 cgroup (``memory.oom_control``), through cgroup.event_control (cgroup-v1/memory.rst).
+
+    The kernel signals it once more when the cgroup is removed.
+    """
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        subject = os.open(f"{directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            control = os.open(f"{directory}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(control, f"{fd} {subject}".encode())
+            finally:
+                os.close(control)
+        finally:
+            os.close(subject)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Notifier(fd)

@@ -1,0 +1,66 @@
+"""Kernel work as data: a flat list of operations that can be logged, compared in tests, and performed.
+
+An operation is a plain list, ``[name, argument, ...]``, so that it crosses a socket as JSON without a codec.
+Upper rooms compile operations (purely); whoever is in the right namespace performs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Operation = list[Any]
+
+
+def mkdir(path: str, mode: int = 0o755) -> Operation:
+    """Make a directory; one that exists already is fine."""
+    return ["mkdir", path, mode]
+
+
+def write(path: str, text: str) -> Operation:
+    """Write ``text`` to an existing (kernel) file in one write call."""
+    return ["write", path, text]
+
+
+def _mkdir(path: str, mode: int) -> None:
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        pass
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+PERFORM: dict[str, Callable[..., None]] = {"mkdir": _mkdir, "write": _write}
+DESCRIBE: dict[str, Callable[..., str]] = {
+    "mkdir": lambda path, mode: f"mkdir {path} {mode:04o}",
+    "write": lambda path, text: f"write {text!r} to {path}",
+}
+
+
+def describe(operation: Operation) -> str:
+    """One line for people: what the operation does, to what."""
+    name, *arguments = operation
+    return DESCRIBE[name](*arguments)
+
+
+def perform(operations: Iterable[Operation]) -> None:
+    """Perform operations in order.
+
+    :raises OSError: of the first that fails, with the operation's description as ``filename2``-free text in
+        ``strerror`` left as the kernel gave it; the failing operation is the exception's ``operation``.
+    """
+    for operation in operations:
+        name, *arguments = operation
+        try:
+            PERFORM[name](*arguments)
+        except OSError as error:
+            error.operation = operation  # type: ignore[attr-defined]
+            raise

@@ -1,0 +1,262 @@
+"""The spawner: the one process that forks, and the parent of every container.
+
+It is freshly exec'd by the service, has one thread, imports next to nothing, and decides nothing: it clones
+what it is told to (see ``protocol``), reports, and reaps. When the service goes away it kills all its
+children and becomes the sweeper (``argv`` after ``--``), which removes what they leave behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from orchestrator.kernel.operations import perform
+from orchestrator.kernel.syscalls import (
+    CLONE_NEWPID,
+    PR_SET_CHILD_SUBREAPER,
+    clone3,
+    prctl,
+    set_name,
+    setns,
+)
+from orchestrator.runtime.child import Child
+from orchestrator.runtime.protocol import Message, receive, send
+
+_CHILD_SIGNALS = (
+    signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
+)  # fmt: skip
+
+
+class _Process:
+    """One child that has not been reaped yet."""
+
+    def __init__(self, id: str, pidfd: int, status: socket.socket) -> None:
+        self.id = id
+        self.pidfd = pidfd
+        self.status: socket.socket | None = status
+        self.stages: list[Any] = []
+        self.failed = False
+
+
+class Spawner:
+    """Serves one service over ``control`` until it hangs up."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.poll = select.epoll()
+        self.poll.register(control, select.EPOLLIN)
+        self.processes: dict[int, _Process] = {}  # by pidfd
+        self.statuses: dict[int, _Process] = {}  # by the descriptor of their status socket
+        self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Handle messages and exits; returns when the service has gone away."""
+        while True:
+            for fd, _ in self.poll.poll():
+                if fd == self.control.fileno():
+                    if not self._handle():
+                        return
+                elif fd in self.statuses:
+                    self._hear(self.statuses[fd])
+                elif fd in self.processes:
+                    self._reap(self.processes[fd])
+
+    def kill_all(self) -> None:
+        """Kill and reap every child."""
+        for pidfd in self.processes:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for pidfd in self.processes:
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+
+    def _handle(self) -> bool:
+        try:
+            message, fds = receive(self.control)
+        except ConnectionError:
+            return False
+        if message is None:
+            return False
+        try:
+            self._launch(message["id"], message["program"], fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _launch(self, id: str, program: dict[str, Any], fds: list[int]) -> None:
+        parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = [child_end.fileno()], [parent_end.fileno()]  # to be closed here and in the child
+        give: dict[str, int] = {}
+        slots = dict(zip(program["slots"], fds, strict=True))
+        stdio = [slots.get(name, self.null) for name in ("stdin", "stdout", "stderr")]
+        ready = -1
+        index = -1
+        try:
+            for index, operation in enumerate(program["prepare"]):
+                perform([operation])
+            for name in program["give"]:
+                if name == "netns":
+                    continue
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                if name == "stdin":
+                    stdio[0], give[name] = reader, writer
+                elif name == "ready":
+                    ready, give[name] = reader, writer
+                else:
+                    stdio[("stdout", "stderr").index(name) + 1], give[name] = writer, reader
+                ours.append(reader if name in ("stdin", "ready") else writer)
+                theirs.append(give[name])
+            cgroup = os.open(program["cgroup"], os.O_RDONLY | os.O_CLOEXEC) if program["cgroup"] else None
+            if cgroup is not None:
+                ours.append(cgroup)
+            pid, pidfd = self._clone(program["flags"], cgroup, slots.get(program["join"]))
+        except OSError as error:
+            for fd in (*ours[1:], *theirs[1:]):
+                os.close(fd)
+            parent_end.close()
+            child_end.close()
+            failure = {"errno": error.errno, "text": error.strerror, "path": error.filename, "status": 125}
+            where = "prepare" if hasattr(error, "operation") else "clone"
+            send(self.control, {"id": id, "event": "failed",
+                                "error": {"where": where, "operation": index, **failure}})  # fmt: skip
+            send(self.control, {"id": id, "event": "exited", "code": 125, "signal": None})
+            return
+        if pid == 0:
+            self._become_child(program, child_end, stdio, ready, slots, theirs)
+        try:
+            if "netns" in program["give"]:
+                give["netns"] = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                theirs.append(give["netns"])
+        except OSError:
+            pass  # the child is dead already; its status says why
+        child_end.close()
+        for fd in ours[1:]:
+            os.close(fd)
+        process = _Process(id, pidfd, parent_end)
+        self.processes[pidfd] = self.statuses[parent_end.fileno()] = process
+        self.poll.register(pidfd, select.EPOLLIN)
+        self.poll.register(parent_end, select.EPOLLIN)
+        names = [name for name in program["give"] if name in give]
+        try:
+            send(self.control, {"id": id, "event": "cloned", "pid": pid, "give": names},
+                 [pidfd, *(give[name] for name in names)])  # fmt: skip
+        finally:
+            for fd in theirs[1:]:
+                os.close(fd)
+
+    def _clone(self, flags: int, cgroup: int | None, container: int | None) -> tuple[int, int]:
+        """clone3; the child is born in the pid namespace of the pidfd ``container`` if there is one."""
+        if container is None:
+            return clone3(flags, cgroup)
+        setns(container, CLONE_NEWPID)  # says where this process's next children are born
+        pid = -1
+        try:
+            pid, pidfd = clone3(flags, cgroup)
+            return pid, pidfd
+        finally:
+            if pid != 0:  # the child is where it belongs, and could not come back
+                setns(self.own_pid_namespace, CLONE_NEWPID)
+
+    def _become_child(
+        self,
+        program: dict[str, Any],
+        status: socket.socket,
+        stdio: Sequence[int],
+        ready: int,
+        slots: dict[str, int],
+        close: Sequence[int],
+    ) -> NoReturn:
+        try:
+            for fd in close:
+                os.close(fd)
+            for number in _CHILD_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            for target, source in enumerate(stdio):
+                os.dup2(source, target)  # dup2'd descriptors survive exec; all others are close-on-exec
+            Child(status, ready, slots).run(program["operations"])
+        finally:
+            os._exit(125)  # never let the parent's code run on in the child
+
+    def _hear(self, process: _Process) -> None:
+        """Read everything the child says; its end of file means that exec succeeded, or that it failed."""
+        status = process.status
+        if status is None:
+            return
+        while True:
+            try:
+                status.setblocking(False)
+                message, fds = receive(status)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                message, fds = None, []
+            if message is None:
+                break
+            self._relay(process, message, fds)
+        self.poll.unregister(status)
+        del self.statuses[status.fileno()]
+        status.close()
+        process.status = None
+        if not process.failed:
+            send(self.control, {"id": process.id, "event": "started", "stages": process.stages})
+
+    def _relay(self, process: _Process, message: Message, fds: list[int]) -> None:
+        if "stages" in message:
+            process.stages = message["stages"]
+        elif "pty" in message:
+            send(self.control, {"id": process.id, "event": "pty"}, fds)
+        else:
+            process.failed = True
+            error = {"where": "child", **message["error"]}
+            send(self.control, {"id": process.id, "event": "failed", "error": error})
+        for fd in fds:
+            os.close(fd)
+
+    def _reap(self, process: _Process) -> None:
+        self._hear(process)
+        if process.status is not None:
+            # Dead, and yet its status socket is open: a child of its own (init) holds it and has not exec'd.
+            return
+        result = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED)
+        self.poll.unregister(process.pidfd)
+        del self.processes[process.pidfd]
+        os.close(process.pidfd)
+        if result is None:
+            code, number = 125, None
+        elif result.si_code == os.CLD_EXITED:
+            code, number = result.si_status, None
+        else:
+            code, number = 128 + result.si_status, result.si_status
+        send(self.control, {"id": process.id, "event": "exited", "code": code, "signal": number})
+
+
+def main(control_fd: int, sweeper: Sequence[str]) -> None:
+    """Serve on the inherited socket ``control_fd``; afterwards exec ``sweeper`` if there is one."""
+    set_name("orch-spawner")
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # the terminal's signals are the service's affair
+    os.umask(0o022)
+    control = socket.socket(fileno=control_fd)
+    os.set_inheritable(control_fd, False)
+    gc.disable()  # nothing here makes cycles, and a collection in a fresh child would copy every page
+    gc.freeze()
+    spawner = Spawner(control)
+    spawner.serve()
+    spawner.kill_all()
+    if sweeper:
+        os.execv(sweeper[0], list(sweeper))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,257 @@
+"""Specs: what the user wants, resolved, typed and frozen.
+
+A manifest becomes one :class:`ProjectSpec`; everything below the manifest reads specs only. Durations are
+seconds, sizes are bytes, paths of the host are absolute, and every default has been filled in. Specs cross
+the API as JSON (``msgspec.json``), so two specs are equal exactly if their JSON is.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import Literal
+
+import msgspec
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all specs."""
+
+
+class Condition(enum.StrEnum):
+    """What a dependant waits for."""
+
+    STARTED = "started"
+    HEALTHY = "healthy"
+    COMPLETED = "completed"
+
+
+class Dependency(Spec):
+    """``depends_on``: wait until ``service`` (all its replicas) meets ``condition``.
+
+    :param timeout: seconds after which the wait fails, with the reason.
+    :param restart: an explicit stop/restart or recreation of the dependency restarts this service too.
+    :param required: when False, a failed dependency is a warning and the start goes on.
+    """
+
+    service: str
+    condition: Condition = Condition.STARTED
+    timeout: float = 300.0
+    restart: bool = False
+    required: bool = True
+
+
+class ExecCheck(Spec, tag="exec"):
+    """Run ``command`` in the container; exit code 0 is healthy."""
+
+    command: tuple[str, ...]
+
+
+class TcpCheck(Spec, tag="tcp"):
+    """Connect to ``port`` of the container's address."""
+
+    port: int
+
+
+class HttpCheck(Spec, tag="http"):
+    """GET ``path``; a status in ``status`` (default any 2xx or 3xx) is healthy."""
+
+    port: int
+    path: str = "/"
+    scheme: Literal["http", "https"] = "http"
+    host: str | None = None
+    headers: dict[str, str] = {}
+    status: tuple[int, ...] = ()
+    verify: bool = False
+
+
+class Healthcheck(Spec):
+    """When and how a container's health is probed; times in seconds, names are Compose's.
+
+    :param action: what happens when the container becomes unhealthy.
+    """
+
+    test: ExecCheck | TcpCheck | HttpCheck
+    interval: float = 30.0
+    timeout: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+    start_interval: float = 5.0
+    action: Literal["none", "restart", "stop"] = "none"
+
+
+class RestartPolicy(Spec):
+    """When a container that ended is started again.
+
+    The n-th restart in a row waits ``backoff * factor**(n-1)`` seconds, at most ``backoff_max``, each spread
+    by up to +-``jitter`` (a fraction); the count starts anew once the container ran for ``reset_after``.
+    A ``backoff`` of None means: the first restart at once, then as if it were 0.1.
+    """
+
+    policy: Literal["no", "on-failure", "always", "unless-stopped"] = "no"
+    max_attempts: int | None = None
+    backoff: float | None = None
+    factor: float = 2.0
+    backoff_max: float = 60.0
+    jitter: float = 0.1
+    reset_after: float = 10.0
+
+
+class Port(Spec):
+    """One published port. ``published`` 0 lets orch choose a free one."""
+
+    target: int
+    published: int = 0
+    host_ip: str = "127.0.0.1"
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+class Mount(Spec):
+    """One entry of ``volumes`` or ``tmpfs``.
+
+    :param source: absolute host path (bind), the volume's key in the project (volume), unused for tmpfs.
+    :param target: absolute path in the container.
+    :param create: make a missing bind source as an empty folder (Compose's short syntax does).
+    :param size: bytes, tmpfs only; None is the kernel's default.
+    :param mode: permission bits, tmpfs only.
+    """
+
+    type: Literal["bind", "volume", "tmpfs"]
+    target: str
+    source: str = ""
+    read_only: bool = False
+    create: bool = False
+    size: int | None = None
+    mode: int | None = None
+
+
+class IoLimit(Spec):
+    """Limits of one block device, per second. ``device`` is a host path such as ``/dev/vda``."""
+
+    device: str
+    read_bps: int | None = None
+    write_bps: int | None = None
+    read_iops: int | None = None
+    write_iops: int | None = None
+
+
+class Resources(Spec):
+    """Limits; None leaves the kernel's default. The words are those of cgroup v2.
+
+    :param cpus: processors' worth of time, fractions allowed.
+    :param cpu_weight: 1 to 10000, default 100 (v1's cpu.shares are derived from it).
+    :param cpuset: the kernel's list format, e.g. ``0-1,3``.
+    :param memory: hard limit, bytes (``memory.max``).
+    :param memory_high: throttling limit, bytes (on v1: the soft limit).
+    :param memory_swap: bytes of swap on top of ``memory``; 0 forbids swap.
+    :param pids: processes and threads.
+    :param io_weight: 1 to 10000, default 100.
+    :param hugepages: page size as the kernel writes it (``2MB``) -> bytes.
+    """
+
+    cpus: float | None = None
+    cpu_weight: int | None = None
+    cpuset: str | None = None
+    memory: int | None = None
+    memory_high: int | None = None
+    memory_swap: int | None = None
+    pids: int | None = None
+    io_weight: int | None = None
+    io: tuple[IoLimit, ...] = ()
+    hugepages: dict[str, int] = {}
+
+
+class Ulimit(Spec):
+    """Soft and hard limit; -1 is unlimited."""
+
+    soft: int
+    hard: int
+
+
+class Attachment(Spec):
+    """A service on a network, under these further names."""
+
+    network: str
+    aliases: tuple[str, ...] = ()
+
+
+class Logging(Spec):
+    """Rotation of a container's log: at most ``max_files`` files of ``max_size`` bytes."""
+
+    max_size: int = 10 << 20
+    max_files: int = 3
+
+
+class ServiceSpec(Spec):
+    """One service: everything that its containers are made from.
+
+    :param image: ``host`` or ``dir:/absolute/path``.
+    :param command: arguments; None means the image's own (``host`` and ``dir:`` images have none).
+    :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
+    :param environment: complete, with env_file merged in.
+    :param init: run a reaper as pid 1.
+    """
+
+    name: str
+    kind: Literal["service", "job"] = "service"
+    image: str = "host"
+    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None = None
+    environment: dict[str, str] = {}
+    working_dir: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    ports: tuple[Port, ...] = ()
+    expose: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    network_mode: Literal["bridge", "host", "none"] = "bridge"
+    networks: tuple[Attachment, ...] = ()
+    depends_on: tuple[Dependency, ...] = ()
+    healthcheck: Healthcheck | None = None
+    restart: RestartPolicy = RestartPolicy()
+    stop_signal: str = "SIGTERM"
+    stop_grace_period: float = 10.0
+    resources: Resources = Resources()
+    replicas: int = 1
+    labels: dict[str, str] = {}
+    ulimits: dict[str, Ulimit] = {}
+    sysctls: dict[str, str] = {}
+    init: bool = False
+    logging: Logging = Logging()
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """Entrypoint and command together: what is executed."""
+        return (self.entrypoint or ()) + (self.command or ())
+
+
+class NetworkSpec(Spec):
+    """One network: a bridge. ``subnet`` None lets orch choose a free one; ``internal`` has no way out."""
+
+    name: str
+    subnet: str | None = None
+    gateway: str | None = None
+    internal: bool = False
+
+
+class VolumeSpec(Spec):
+    """One named volume: a folder that outlives its containers (``down --volumes`` removes it)."""
+
+    name: str
+    labels: dict[str, str] = {}
+
+
+class ProjectSpec(Spec):
+    """A whole manifest. ``source`` is its absolute path, for people to read."""
+
+    name: str
+    source: str = ""
+    services: dict[str, ServiceSpec] = {}
+    networks: dict[str, NetworkSpec] = {}
+    volumes: dict[str, VolumeSpec] = {}
+
+
+def digest(spec: Spec) -> str:
+    """Hex digest of a spec's meaning: equal exactly for equal specs, whatever the order of their keys."""
+    return hashlib.sha256(msgspec.json.encode(spec, order="deterministic")).hexdigest()
