@@ -132,7 +132,7 @@ def from_wire(data: Mapping[str, Any]) -> OrchError:
     """Rebuild the error that :meth:`OrchError.to_wire` described; an unknown code gives a plain OrchError."""
     if data.get("code") == ManifestError.code:
         return ManifestError(data.get("problems", ()))
-    words = [str(data.get(key, "")) for key in ("what", "cause", "remedy")]
+    words = (str(data.get("what", "")), str(data.get("cause", "")), str(data.get("remedy", "")))
     cls = _BY_CODE.get(str(data.get("code")), OrchError)
     if cls is LaunchError:
         return LaunchError(*words, status=int(data.get("status", 125)))

@@ -26,7 +26,7 @@ class Condition(enum.StrEnum):
     COMPLETED = "completed"
 
 
-class Dependency(Spec):
+class Dependency(Spec, frozen=True):
     """``depends_on``: wait until ``service`` (all its replicas) meets ``condition``.
 
     :param timeout: seconds after which the wait fails, with the reason.
@@ -41,19 +41,19 @@ class Dependency(Spec):
     required: bool = True
 
 
-class ExecCheck(Spec, tag="exec"):
+class ExecCheck(Spec, tag="exec", frozen=True):
     """Run ``command`` in the container; exit code 0 is healthy."""
 
     command: tuple[str, ...]
 
 
-class TcpCheck(Spec, tag="tcp"):
+class TcpCheck(Spec, tag="tcp", frozen=True):
     """Connect to ``port`` of the container's address."""
 
     port: int
 
 
-class HttpCheck(Spec, tag="http"):
+class HttpCheck(Spec, tag="http", frozen=True):
     """GET ``path``; a status in ``status`` (default any 2xx or 3xx) is healthy."""
 
     port: int
@@ -65,7 +65,7 @@ class HttpCheck(Spec, tag="http"):
     verify: bool = False
 
 
-class Healthcheck(Spec):
+class Healthcheck(Spec, frozen=True):
     """When and how a container's health is probed; times in seconds, names are Compose's.
 
     :param action: what happens when the container becomes unhealthy.
@@ -80,7 +80,7 @@ class Healthcheck(Spec):
     action: Literal["none", "restart", "stop"] = "none"
 
 
-class RestartPolicy(Spec):
+class RestartPolicy(Spec, frozen=True):
     """When a container that ended is started again.
 
     The n-th restart in a row waits ``backoff * factor**(n-1)`` seconds, at most ``backoff_max``, each spread
@@ -97,7 +97,7 @@ class RestartPolicy(Spec):
     reset_after: float = 10.0
 
 
-class Port(Spec):
+class Port(Spec, frozen=True):
     """One published port. ``published`` 0 lets orch choose a free one."""
 
     target: int
@@ -106,7 +106,7 @@ class Port(Spec):
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
-class Mount(Spec):
+class Mount(Spec, frozen=True):
     """One entry of ``volumes`` or ``tmpfs``.
 
     :param source: absolute host path (bind), the volume's key in the project (volume), unused for tmpfs.
@@ -125,7 +125,7 @@ class Mount(Spec):
     mode: int | None = None
 
 
-class IoLimit(Spec):
+class IoLimit(Spec, frozen=True):
     """Limits of one block device, per second. ``device`` is a host path such as ``/dev/vda``."""
 
     device: str
@@ -135,7 +135,7 @@ class IoLimit(Spec):
     write_iops: int | None = None
 
 
-class Resources(Spec):
+class Resources(Spec, frozen=True):
     """Limits; None leaves the kernel's default. The words are those of cgroup v2.
 
     :param cpus: processors' worth of time, fractions allowed.
@@ -161,28 +161,28 @@ class Resources(Spec):
     hugepages: dict[str, int] = {}
 
 
-class Ulimit(Spec):
+class Ulimit(Spec, frozen=True):
     """Soft and hard limit; -1 is unlimited."""
 
     soft: int
     hard: int
 
 
-class Attachment(Spec):
+class Attachment(Spec, frozen=True):
     """A service on a network, under these further names."""
 
     network: str
     aliases: tuple[str, ...] = ()
 
 
-class Logging(Spec):
+class Logging(Spec, frozen=True):
     """Rotation of a container's log: at most ``max_files`` files of ``max_size`` bytes."""
 
     max_size: int = 10 << 20
     max_files: int = 3
 
 
-class ServiceSpec(Spec):
+class ServiceSpec(Spec, frozen=True):
     """One service: everything that its containers are made from.
 
     :param image: ``host`` or ``dir:/absolute/path``.
@@ -226,7 +226,7 @@ class ServiceSpec(Spec):
         return (self.entrypoint or ()) + (self.command or ())
 
 
-class NetworkSpec(Spec):
+class NetworkSpec(Spec, frozen=True):
     """One network: a bridge. ``subnet`` None lets orch choose a free one; ``internal`` has no way out."""
 
     name: str
@@ -235,14 +235,14 @@ class NetworkSpec(Spec):
     internal: bool = False
 
 
-class VolumeSpec(Spec):
+class VolumeSpec(Spec, frozen=True):
     """One named volume: a folder that outlives its containers (``down --volumes`` removes it)."""
 
     name: str
     labels: dict[str, str] = {}
 
 
-class ProjectSpec(Spec):
+class ProjectSpec(Spec, frozen=True):
     """A whole manifest. ``source`` is its absolute path, for people to read."""
 
     name: str

@@ -28,7 +28,9 @@ _COPIED = (
     "python3.11", "python3.12", "python3.13", "rpc", "services", "shells", "ssl/certs", "ssl/openssl.cnf",
     "terminfo", "timezone",
 )  # fmt: skip
-_NSSWITCH = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n"
+_NSSWITCH = (
+    "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n"
+)
 _FIRST_PERSON = 1000  # accounts from here on are people's (login.defs(5), UID_MIN)
 _NOBODY = 65534
 
@@ -68,7 +70,7 @@ def _is_folder(path: str) -> bool:
 
 def _fingerprint() -> str:
     """Changes whenever something that :func:`_build` copies does."""
-    digest = hashlib.sha256(b"1")
+    digest = hashlib.sha256(b"2")
     for name in ("passwd", "group", *_COPIED):
         try:
             info = os.stat(f"/etc/{name}")
@@ -99,6 +101,7 @@ def _build(root: str) -> None:
     _write(f"{root}/etc/passwd", _system_accounts("/etc/passwd"))
     _write(f"{root}/etc/group", _system_accounts("/etc/group", members=False))
     _write(f"{root}/etc/nsswitch.conf", _NSSWITCH)
+    _write(f"{root}/etc/host.conf", "multi on\n")  # or only one of a service's addresses would be found
 
 
 def _copy(source: str, target: str) -> None:

@@ -5,12 +5,14 @@ Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/*.rst of the kern
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import signal
 import stat
 from collections.abc import Iterator
+from typing import Protocol
 
 #: Processes signalled between two readings of the member list; bounds the descriptors in use at a time.
 _BATCH = 256
@@ -18,11 +20,29 @@ _BATCH = 256
 
 def read(path: str) -> str:
     """The whole text of a kernel file."""
-    with open(path, "rb", buffering=0) as file:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
         parts = []
-        while part := file.read(65536):
+        while part := os.read(fd, 65536):
             parts.append(part)
+    except OSError as error:
+        error.filename = path  # read(2) knows only the descriptor
+        raise
+    finally:
+        os.close(fd)
     return b"".join(parts).decode()
+
+
+def write(path: str, text: str) -> None:
+    """Write ``text`` to an existing kernel file in one call."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        error.filename = path  # write(2) knows only the descriptor
+        raise
+    finally:
+        os.close(fd)
 
 
 def flat_keyed(text: str) -> dict[str, int]:
@@ -63,35 +83,29 @@ def processes(directory: str) -> list[int]:
     return sorted(pids - {0})
 
 
-def signal_processes(directory: str, number: signal.Signals, done: set[int]) -> int:
-    """Send a signal to every member that is not in ``done``, and add those; returns how many were signalled.
+def signal_processes(directory: str, number: signal.Signals) -> None:
+    """Send a signal to every member, also to those that appear while it is at it.
 
     A pid read from the file may end and be given to a stranger before the signal is sent. So the process
     is pinned by a pidfd first and looked up again: a pid that is still a member then is the pinned process,
     or the pinned one has been reaped and the signal goes nowhere.
     """
-    count = 0
+    done: set[int] = set()
     while fresh := [pid for pid in processes(directory) if pid not in done][:_BATCH]:
         pinned: dict[int, int] = {}
         try:
             for pid in fresh:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     pinned[pid] = os.pidfd_open(pid)
-                except ProcessLookupError:
-                    pass
             members = set(processes(directory))
             for pid, fd in pinned.items():
                 if pid in members:
-                    try:
+                    with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(fd, number)
-                        count += 1
-                    except ProcessLookupError:
-                        pass
         finally:
             for fd in pinned.values():
                 os.close(fd)
         done.update(fresh)
-    return count
 
 
 def remove(directory: str) -> bool:
@@ -122,15 +136,92 @@ def is_partition(number: str) -> bool:
     return os.path.exists(f"/sys/dev/block/{number}/partition")
 
 
-class Notifier:
+def disks() -> list[str]:
+    """``major:minor`` of the host's disks, leaving out those that hold nothing and memory-backed ones."""
+    found = []
+    for name in os.listdir("/sys/block"):
+        if not name.startswith(("loop", "ram", "zram")):
+            with contextlib.suppress(FileNotFoundError):  # unplugged meanwhile
+                if int(read(f"/sys/block/{name}/size")):
+                    found.append(read(f"/sys/block/{name}/dev").strip())
+    return found
+
+
+class Notifier(Protocol):
     """A descriptor that is readable when something happened; hand it to ``loop.add_reader``.
 
     :meth:`drain` after each time, then look at what changed; :meth:`close` in the end.
     """
 
-    def __init__(self, fd: int, source: int | None = None) -> None:
-        self._fd = fd
-        self._source = source
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+
+    def drain(self) -> None:
+        """Make the descriptor wait for the next event."""
+
+    def close(self) -> None:
+        """Let go of the descriptors; closing twice does nothing."""
+
+
+class FileNotifier:
+    """Events of a v2 file that announces its changes (``cgroup.events``, ``memory.events``).
+
+    Such a file reports a change as POLLPRI, but POLLIN all the time, so an event loop cannot wait on it; an
+    epoll that watches it for EPOLLPRI alone is readable exactly when it changed. (inotify reports the same
+    changes, but a user may have 128 instances of it only, unless the host was told otherwise.)
+
+    :raises OSError: there is no such file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._epoll = select.epoll(1)
+        try:
+            self._epoll.register(self._source, select.EPOLLPRI)
+            self.drain()  # what happened until now is not news
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._epoll.fileno()
+
+    def drain(self) -> None:
+        """Make the descriptor wait for the next event: kernfs counts one as seen when the file is read."""
+        try:
+            os.pread(self._source, 4096, 0)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            self._epoll.unregister(self._source)  # the cgroup is gone, and would be "changed" for ever
+
+    def close(self) -> None:
+        """Let go of the descriptors; closing twice does nothing."""
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._source)
+
+
+class EventNotifier:
+    """Events of a v1 file (``memory.oom_control``), registered by cgroup.event_control (cgroup-v1/memory.rst).
+
+    The kernel signals it once more when the cgroup is removed.
+
+    :raises OSError: there is no such file, or it has no events.
+    """
+
+    def __init__(self, directory: str, file: str) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            subject = os.open(f"{directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                write(f"{directory}/cgroup.event_control", f"{self._fd} {subject}")
+            finally:
+                os.close(subject)
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -138,70 +229,11 @@ class Notifier:
 
     def drain(self) -> None:
         """Make the descriptor wait for the next event."""
-        if self._source is None:
-            try:
-                os.eventfd_read(self._fd)
-            except BlockingIOError:
-                pass
-        else:
-            try:
-                os.pread(self._source, 4096, 0)  # kernfs counts an event as seen when the file is read
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    raise
-                self._release_source()  # the cgroup is gone: nothing will happen any more
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
 
     def close(self) -> None:
-        """Let go of the descriptors."""
-        self._release_source()
+        """Let go of the descriptor; closing twice does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _release_source(self) -> None:
-        if self._source is not None and self._source >= 0:
-            os.close(self._source)
-            self._source = -1
-
-
-def watch_file(path: str) -> Notifier:
-    """Events of a v2 file that announces its changes (``cgroup.events``, ``memory.events``).
-
-    Such a file reports a change as POLLPRI, but POLLIN all the time, so an event loop cannot wait on it; an
-    epoll that watches it for EPOLLPRI alone is readable exactly when it changed. (inotify reports the same
-    changes, but a user has 128 instances of it unless the host was told otherwise.)
-    """
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.pread(source, 4096, 0)  # what happened until now is not news
-        epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
-        try:
-            epoll.register(source, select.EPOLLPRI)
-            return Notifier(os.dup(epoll.fileno()), source)
-        finally:
-            epoll.close()
-    except BaseException:
-        os.close(source)
-        raise
-
-
-def watch_event(directory: str, file: str) -> Notifier:
-    """Events of a v1 cgroup (``memory.oom_control``), through cgroup.event_control (cgroup-v1/memory.rst).
-
-    The kernel signals it once more when the cgroup is removed.
-    """
-    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    try:
-        subject = os.open(f"{directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            control = os.open(f"{directory}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(control, f"{fd} {subject}".encode())
-            finally:
-                os.close(control)
-        finally:
-            os.close(subject)
-    except BaseException:
-        os.close(fd)
-        raise
-    return Notifier(fd)

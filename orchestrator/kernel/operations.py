@@ -54,13 +54,15 @@ def describe(operation: Operation) -> str:
 def perform(operations: Iterable[Operation]) -> None:
     """Perform operations in order.
 
-    :raises OSError: of the first that fails, with the operation's description as ``filename2``-free text in
-        ``strerror`` left as the kernel gave it; the failing operation is the exception's ``operation``.
+    :raises OSError: of the first that fails, with the file as ``filename`` where there is one; the operation
+        is the exception's ``operation``.
     """
     for operation in operations:
         name, *arguments = operation
         try:
             PERFORM[name](*arguments)
         except OSError as error:
+            if error.filename is None and arguments and isinstance(arguments[0], str):
+                error.filename = arguments[0]
             error.operation = operation  # type: ignore[attr-defined]
             raise

@@ -74,6 +74,7 @@ from orchestrator.runtime.protocol import send
 _DEVPTS_SUPER_MAGIC = 0x1CD1  # linux/magic.h
 _PTMX_DEVICE = os.makedev(5, 2)
 _MAX_ACCOUNTS_FILE = 1 << 20
+_MAX_LINKS = 40  # as the kernel has it (path_resolution(7))
 
 
 class Refused(Exception):
@@ -183,21 +184,31 @@ def _open_beneath(path: str, flags: int, resolve: int = 0) -> int:
         os.close(root)
 
 
-def _ensure(path: str, folder: bool, resolve: int = 0) -> int:
-    """An O_PATH descriptor of ``path`` in the container; made, with its parents, if it is missing."""
+def _ensure(path: str, folder: bool, resolve: int = 0, links: int = 0) -> int:
+    """An O_PATH descriptor of ``path`` in the container; made, with its parents, if it is missing.
+
+    A symbolic link to nowhere is followed, beneath the container's root, and what it points to is made.
+    """
     try:
         return _open_beneath(path, os.O_PATH | (os.O_DIRECTORY if folder else 0), resolve)
     except FileNotFoundError:
         parent_path, _, name = path.rstrip("/").rpartition("/")
-        parent = _ensure(parent_path or "/", True, resolve)
+        parent = _ensure(parent_path or "/", True, resolve, links)
     try:
         if folder:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
         return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileExistsError:
+        if links >= _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+        target = os.readlink(name, dir_fd=parent)
     finally:
         os.close(parent)
+    return _ensure(
+        target if target.startswith("/") else f"{parent_path}/{target}", folder, resolve, links + 1
+    )
 
 
 def _mount_on(fd: int, source: str, fstype: str, flags: int, data: str) -> None:
@@ -252,8 +263,9 @@ def _read_only(child: Child, path: str) -> None:
     mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
-def _read_only_root(child: Child) -> None:
-    mount("", "/", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV)
+def _read_only_roots(child: Child, targets: list[str]) -> None:
+    for target in targets:
+        mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV)
 
 
 def _wait(child: Child) -> None:
@@ -326,6 +338,17 @@ def _user(child: Child, user: str, terminal: bool) -> None:
     os.setresgid(child.user[1], child.user[1], child.user[1])
 
 
+def _adopt(child: Child, target: str) -> None:
+    """A volume that is new (empty, root's) belongs to the user of the first container that mounts it."""
+    fd = _open_beneath(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        info = os.fstat(fd)
+        if child.user != (0, 0) and (info.st_uid, info.st_gid) == (0, 0) and not os.listdir(fd):
+            os.fchown(fd, *child.user)
+    finally:
+        os.close(fd)
+
+
 def _privileges(child: Child, capabilities: int, last: int) -> None:
     """Become the user, with at most ``capabilities`` (a bit mask) now and ever after."""
     for number in range(last + 1):
@@ -359,7 +382,9 @@ def _retitle(title: str) -> None:
     """Be seen as ``title``: a container shall not read the host's paths in its pid 1's command line."""
     set_name(title)
     with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
-        start, end = (int(word) for word in file.read().rpartition(")")[2].split()[45:47])  # arg_start, arg_end
+        start, end = (
+            int(word) for word in file.read().rpartition(")")[2].split()[45:47]
+        )  # arg_start, arg_end
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, title.encode(), len(title))
 
@@ -435,12 +460,13 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "devices": _devices,
     "mask": _mask,
     "read-only": _read_only,
-    "read-only-root": _read_only_root,
+    "read-only-roots": _read_only_roots,
     "wait": _wait,
     "limit": _limit,
     "environment": _environment,
     "work": _work,
     "user": _user,
+    "adopt": _adopt,
     "privileges": _privileges,
     "terminal": _terminal,
     "init": _init,

@@ -55,6 +55,7 @@ class Process:
         self.pidfd = -1
         self.stages: list[tuple[str, float]] = []
         self.descriptors: dict[str, int] = {}
+        self._companion: asyncio.Task[None] | None = None
         self._cloned: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[Exit] = loop.create_future()
@@ -87,6 +88,10 @@ class Process:
     def take(self, name: str) -> int:
         """A descriptor by its name in the program's ``give``; now the caller's."""
         return self.descriptors.pop(name)
+
+    def keep(self, companion: asyncio.Task[None]) -> None:
+        """Hold a task that watches this process for as long as it is held itself."""
+        self._companion = companion
 
     def proceed(self) -> None:
         """Let the child's ``wait`` operation go on."""

@@ -99,11 +99,13 @@ def _become(
     working_dir: str | None,
     last_capability: int,
     terminal: bool,
+    volumes: Sequence[str] = (),
 ) -> list[Operation]:
     return [
         ["environment", environment],
         ["work", working_dir or "/"],
         ["user", user or "0:0", terminal],
+        *(["adopt", target] for target in volumes),
         ["privileges", capabilities.mask(), last_capability],
         ["die-with-parent"],
     ]
@@ -144,13 +146,14 @@ def compile_start(
     operations += network.configure
     operations.append(["stage", "network"])
     operations += [plain.write("/proc/sys/" + key.replace(".", "/"), value) for key, value in sysctls.items()]
-    operations += rootfs.restrict(spec.read_only)
+    operations += rootfs.restrict(files.layers if spec.read_only else ())
     operations += [["limit", name, limit.soft, limit.hard] for name, limit in spec.ulimits.items()]
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(
         environment(spec, hostname, terminal is not None), spec.user, spec.working_dir, last_capability,
         terminal is not None,
+        [mount.target for mount in spec.mounts if mount.type == "volume" and not mount.read_only],
     )  # fmt: skip
     operations.append(["stage", "restrict"])
     if spec.init:
@@ -235,12 +238,13 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
     "mask": lambda path: f"mask {path}",
     "read-only": lambda path: f"make {path} read-only",
-    "read-only-root": lambda: "make / read-only",
+    "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
     "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
     "environment": lambda environment: f"set {len(environment)} environment variables",
     "work": lambda path: f"change to working folder {path}",
     "user": lambda user, terminal: f"become user {user}",
+    "adopt": lambda path: f"own {path} if it is a new volume",
     "privileges": lambda bits, last: (
         f"keep capabilities {','.join(capabilities.names(bits)) or 'none'}, no_new_privs"
     ),

@@ -95,10 +95,10 @@ def attach_mounts(binds: Sequence[Bind], tmpfs: Sequence[Mount]) -> list[Operati
     return [operation for _, operation in sorted(attach, key=lambda pair: pair[0].rstrip("/").count("/"))]
 
 
-def restrict(read_only_root: bool) -> list[Operation]:
-    """Take away what a container has no business with."""
+def restrict(read_only: Sequence[Layer] = ()) -> list[Operation]:
+    """Take away what a container has no business with, and the writing to ``read_only`` layers."""
     operations: list[Operation] = [["mask", path] for path in MASKED]
     operations += [["read-only", path] for path in READ_ONLY]
-    if read_only_root:
-        operations.append(["read-only-root"])
+    if read_only:
+        operations.append(["read-only-roots", [layer.target for layer in read_only]])
     return operations

@@ -1,0 +1,109 @@
+"""What the host's hierarchies offer beyond their controllers: found once, without changing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from orchestrator.cgroups.mountinfo import CgroupMounts
+from orchestrator.kernel import cgroupfs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What limits can be set, and how.
+
+    :param complete_core: whether the v2 hierarchy has all core files, which needs no controller: cgroup.freeze
+        (Linux 5.2), CLONE_INTO_CGROUP (5.7) and cgroup.kill (5.14).
+    :param unified_controllers: controllers that the v2 hierarchy has, in v2's words.
+    :param swap_accounting: whether swap can be limited.
+    :param io_weight_file: the file of a cgroup that takes the io weight; None when the kernel has none.
+    :param io_weight_works: whether any disk's scheduler heeds it.
+    :param hugepage_sizes: as the kernel writes them, ``2MB``.
+    :param cpus: processors that may be used, the kernel's list format.
+    :param mems: memory nodes, the same.
+    """
+
+    complete_core: bool = True
+    unified_controllers: frozenset[str] = frozenset()
+    swap_accounting: bool = True
+    io_weight_file: str | None = None
+    io_weight_works: bool = False
+    hugepage_sizes: frozenset[str] = frozenset()
+    cpus: str = "0"
+    mems: str = "0"
+
+
+def probe(mounts: CgroupMounts) -> Facts:
+    """Look at the files of the hierarchies' roots, and at /sys.
+
+    Many files exist in child cgroups only, so what they can do is told from a file of the root that the
+    same kernel option brings (block/bfq-cgroup.c, block/blk-iocost.c, mm/memcontrol-v1.c).
+    """
+    unified = (_text(f"{mounts.unified}/cgroup.controllers") if mounts.unified else "").split()
+    weight_file, weight_works = _io_weight(mounts, "io" in unified)
+    if cpuset := mounts.v1.get("cpuset"):
+        cpus, mems = f"{cpuset}/cpuset.effective_cpus", f"{cpuset}/cpuset.effective_mems"
+    else:
+        cpus, mems = f"{mounts.unified}/cpuset.cpus.effective", f"{mounts.unified}/cpuset.mems.effective"
+    return Facts(
+        complete_core=_kernel_version() >= (5, 14),
+        unified_controllers=frozenset(unified),
+        swap_accounting=_swap_accounting(mounts),
+        io_weight_file=weight_file,
+        io_weight_works=weight_works,
+        hugepage_sizes=frozenset(map(_page_size, _names("/sys/kernel/mm/hugepages"))),
+        cpus=_text(cpus) or _text("/sys/devices/system/cpu/online") or "0",
+        mems=_text(mems) or _text("/sys/devices/system/node/online") or "0",
+    )
+
+
+def _kernel_version() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor.partition("-")[0])
+
+
+def _swap_accounting(mounts: CgroupMounts) -> bool:
+    if memory := mounts.v1.get("memory"):
+        return os.path.exists(f"{memory}/memory.memsw.limit_in_bytes")
+    return "swapaccount=0" not in _text("/proc/cmdline").split()
+
+
+def _io_weight(mounts: CgroupMounts, io_on_v2: bool) -> tuple[str | None, bool]:
+    schedulers = [_text(f"/sys/block/{disk}/queue/scheduler") for disk in _names("/sys/block")]
+    bfq_used = any("[bfq]" in each for each in schedulers)
+    if blkio := mounts.v1.get("blkio"):
+        if os.path.exists(f"{blkio}/blkio.bfq.io_service_bytes"):
+            return "blkio.bfq.weight", bfq_used
+        if os.path.exists(f"{blkio}/blkio.time"):  # CFQ, kernels before 5.0
+            return "blkio.weight", any("[cfq]" in each for each in schedulers)
+        return None, False
+    if io_on_v2:
+        cost = f"{mounts.unified}/io.cost.qos"
+        if os.path.exists(cost) and ("enable=1" in _text(cost) or not bfq_used):
+            return "io.weight", "enable=1" in _text(cost)
+        if any("bfq" in each for each in schedulers):
+            return "io.bfq.weight", bfq_used
+    return None, False
+
+
+def _page_size(folder: str) -> str:
+    """``hugepages-2048kB`` -> ``2MB``, as mm/hugetlb_cgroup.c names its files."""
+    kib = int(folder.removeprefix("hugepages-").removesuffix("kB"))
+    for size, unit in ((1 << 20, "GB"), (1 << 10, "MB")):
+        if kib >= size:
+            return f"{kib // size}{unit}"
+    return f"{kib}KB"
+
+
+def _text(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return cgroupfs.read(path).strip()
+    return ""
+
+
+def _names(folder: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []

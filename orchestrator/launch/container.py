@@ -1,0 +1,75 @@
+"""One container: its identity, and what it holds of the kernel's and the host's."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from orchestrator.cgroups.group import Cgroup
+from orchestrator.ids import Instance, container_name
+from orchestrator.images.resolve import Image
+from orchestrator.network.manager import Network
+from orchestrator.network.publish import PublishedPort
+from orchestrator.runtime.program import Program
+from orchestrator.spec import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The container's place on one network: interface ``eth<index>``, host's end ``veth``."""
+
+    network: Network
+    address: IPv4Address
+    index: int
+    veth: str
+
+
+@dataclass(slots=True, eq=False)
+class Container:
+    """Everything that is made for one container and outlives a restart of its program."""
+
+    id: str
+    instance: Instance
+    project: str
+    replica: int
+    spec: ServiceSpec
+    image: Image
+    cgroup: Cgroup
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    volumes: dict[str, str] = field(default_factory=dict)  # key in the project -> folder
+    one_off: str = ""  # name of an ``orch run`` container
+    #: Descriptor of its network namespace once it has one of its own; kept over restarts.
+    netns: int = -1
+    #: Whether its veths exist.
+    attached: bool = False
+    #: Set when everything that its latest run wrote is in its log.
+    log_closed: asyncio.Event | None = None
+    #: The launch program of its latest start.
+    program: Program | None = None
+
+    @property
+    def name(self) -> str:
+        """The name people see: ``shop-api-2``."""
+        return self.one_off or container_name(self.project, self.spec.name, self.replica)
+
+    @property
+    def hostname(self) -> str:
+        """What it calls itself; its id when the manifest says nothing, as Docker has it."""
+        return self.spec.hostname or self.id
+
+    @property
+    def directory(self) -> str:
+        """Its folder of things that survive a reboot: writable layers."""
+        return f"{self.instance.state_dir}/containers/{self.id}"
+
+    @property
+    def run_directory(self) -> str:
+        """Its folder of things that do not: hosts, resolv.conf, hostname."""
+        return f"{self.instance.run_dir}/containers/{self.id}"
+
+    @property
+    def log_directory(self) -> str:
+        """Where its log is written."""
+        return f"{self.instance.state_dir}/logs/{self.project}/{self.name}"

@@ -1,0 +1,272 @@
+"""The launcher walks the stages: forwards to start a container, backwards to remove it.
+
+:meth:`Launcher.start` is the middle of the way from ``orch up`` to ``execve``; first start and restart share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerError
+from orchestrator.ids import Instance
+from orchestrator.kernel.operations import perform
+from orchestrator.launch.container import Container
+from orchestrator.launch.explain import explain
+from orchestrator.launch.stages import CgroupStage, NetworkStage, RootfsStage
+from orchestrator.ledger import Ledger
+from orchestrator.logs.pump import LogPump
+from orchestrator.network.manager import NetworkManager
+from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
+from orchestrator.runtime.program import CgroupPart, compile_exec, compile_start
+from orchestrator.runtime.program import environment as compile_environment
+from orchestrator.spec import ServiceSpec
+
+#: Seconds that a dead container's log may take to be written.
+_LOG_PATIENCE = 2.0
+
+
+@dataclass(slots=True)
+class Terminal:
+    """A terminal to be made in the container."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(slots=True)
+class ExecRequest:
+    """One more process in a running container; None means what the container itself has."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    working_dir: str | None = None
+    terminal: Terminal | None = None
+    stdin: bool = False
+
+
+class Launcher:
+    """Makes and unmakes containers. It remembers nothing about them: that is the supervisor's."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        spawner: SpawnerHandle,
+        networks: NetworkManager,
+        ledger: Ledger,
+        logs: LogPump,
+    ) -> None:
+        self._instance = instance
+        self._spawner = spawner
+        self._ledger = ledger
+        self._logs = logs
+        self._cgroup = CgroupStage()
+        self._rootfs = RootfsStage()
+        self._network = NetworkStage(networks)
+        self._cgroup_parents: set[str] = set()
+        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+            self._last_capability = int(file.read())
+
+    def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
+        """Write the container into the ledger and make its folders; the kernel is not touched yet.
+
+        :raises LaunchError: when its folders cannot be made.
+        """
+        self._ledger.own(
+            "container",
+            container.id,
+            project=container.project,
+            service=container.spec.name,
+            label=container.name,
+            cgroup=container.cgroup.path,
+            folders=[container.directory, container.run_directory],
+            veths=[endpoint.veth for endpoint in container.endpoints],
+        )
+        try:
+            self._rootfs.prepare(container, hosts, resolv_conf)
+        except OSError as error:
+            raise LaunchError(
+                f'cannot create "{container.name}"', f"{error.filename}: {error.strerror}",
+                "the state and run folders must be writable and have room",
+            ) from None  # fmt: skip
+
+    def rewrite_hosts(self, container: Container, hosts: str) -> None:
+        """Tell a container new names."""
+        self._rootfs.rewrite_hosts(container, hosts)
+
+    async def start(
+        self, container: Container, terminal: Terminal | None = None, interactive: bool = False
+    ) -> tuple[Process, list[tuple[str, float]]]:
+        """Start the container's program; returns when it has been exec'd, with the seconds each stage took.
+
+        With ``interactive`` the descriptors of its terminal or pipes stay in the process, for the caller;
+        otherwise its output goes to its log.
+
+        :raises LaunchError: naming the operation that failed, the object and the errno.
+        """
+        begin = time.perf_counter()
+        what = f'cannot start "{container.name}"'
+        self._make_cgroup_parents(container)
+        network = self._network.contribute(container)
+        container.program = program = compile_start(
+            container.spec,
+            container.hostname,
+            self._cgroup.contribute(container),
+            self._rootfs.contribute(container),
+            network,
+            self._last_capability,
+            terminal=(terminal.rows, terminal.columns) if terminal else None,
+            stdin=interactive and terminal is None,
+        )
+        compiled = time.perf_counter()
+        process = self._spawner.launch(program, [container.netns] if network.existing else [])
+        try:
+            await process.cloned()
+            cloned = time.perf_counter()
+            if network.new and "netns" in process.descriptors:
+                container.netns = process.take("netns")
+                self._network.attach(container)
+            attached = time.perf_counter()
+            if not interactive:
+                self._attach_log(container, process)
+            if network.wait:
+                process.proceed()
+            await process.started()
+        except ProgramFailed as failure:
+            await process.exited()
+            await self._discard_network(container, network.new)
+            process.close()
+            raise explain(what, container.image.reference, failure) from None
+        except OSError as error:  # of the network's part
+            process.send_signal(signal.SIGKILL)
+            await process.exited()
+            await self._discard_network(container, network.new)
+            process.close()
+            cause = (
+                f"attach {', '.join(e.network.name for e in container.endpoints)}: {error.strerror or error}"
+            )
+            raise LaunchError(what, cause) from None
+        except OrchError as error:
+            process.close()
+            raise (
+                error if isinstance(error, (LaunchError, SpawnerError)) else LaunchError(what, str(error))
+            ) from None
+        stages = [("compile", compiled - begin), ("clone", cloned - compiled), ("attach", attached - cloned)]
+        return process, [*stages, *(("child " + name, s) for name, s in process.stages),
+                         ("total", time.perf_counter() - begin)]  # fmt: skip
+
+    async def exec(self, container: Container, process: Process, request: ExecRequest) -> Process:
+        """Run one more process in the container whose first process is ``process``.
+
+        :raises LaunchError: as :meth:`start`.
+        :raises ConflictError: when the container has ended meanwhile.
+        """
+        what = f'cannot exec {request.command[0]} in "{container.name}"'
+        if process.pidfd < 0:
+            raise ConflictError(what, "the container is not running", "start it first")
+        environment = compile_environment(container.spec, container.hostname, request.terminal is not None)
+        program = compile_exec(
+            request.command,
+            environment | dict(request.environment),
+            CgroupPart(enter=container.cgroup.compile_join(), clone_into=container.cgroup.clone_into),
+            self._last_capability,
+            user=request.user or container.spec.user,
+            working_dir=request.working_dir or container.spec.working_dir,
+            terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
+            stdin=request.stdin,
+        )
+        child = self._spawner.launch(program, [process.pidfd])
+        try:
+            await child.started()
+        except ProgramFailed as failure:
+            await child.exited()
+            child.close()
+            raise explain(what, container.image.reference, failure) from None
+        return child
+
+    def limit(self, container: Container, spec: ServiceSpec) -> None:
+        """Change the limits of a running container.
+
+        :raises LaunchError: naming the file that refused; the container then keeps its old limits or some new.
+        """
+        try:
+            perform(container.cgroup.compile_update(container.spec.resources, spec.resources))
+        except OSError as error:
+            raise LaunchError(
+                f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"
+            ) from None
+
+    async def remove(self, containers: Sequence[Container], with_networks: bool = False) -> list[Exception]:
+        """Take back everything of these containers, whatever fails on the way; returns what failed.
+
+        ``with_networks`` says that their networks are removed right after, and with them all veths at once
+        (deleting veths one by one costs a grace period of the kernel each).
+        """
+        failures: list[Exception] = []
+        await self._network.remove(containers, with_networks)
+        for container in containers:
+            complete = True
+            for stage in (self._cgroup, self._rootfs):
+                try:
+                    await stage.remove(container)
+                except (OSError, OrchError) as error:
+                    failures.append(error)
+                    complete = False
+            await self._close_log(container)
+            if complete:  # veths that are left go with their network, which the ledger has as well
+                self._ledger.free("container", container.id)
+        return failures
+
+    def _attach_log(self, container: Container, process: Process) -> None:
+        loop = asyncio.get_running_loop()
+        container.log_closed = closed = asyncio.Event()
+        self._logs.attach(
+            container.id, process.take("stdout"), process.take("stderr"), container.log_directory,
+            container.spec.logging, lambda: _tell(loop, closed),
+        )  # fmt: skip
+
+    async def _close_log(self, container: Container) -> None:
+        """Wait until all that the container wrote is in its log: its pipes have ended with its processes."""
+        if container.log_closed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOG_PATIENCE):
+                    await container.log_closed.wait()
+
+    def _make_cgroup_parents(self, container: Container) -> None:
+        parent = container.cgroup.path.rpartition("/")[0]
+        if parent in self._cgroup_parents:
+            return
+        try:
+            perform(container.cgroup.compile_parents(container.spec.resources, container.spec.replicas))
+        except OSError as error:
+            raise LaunchError(
+                f'cannot start "{container.name}"', f"cgroup {error.filename}: {error.strerror}",
+                "see orch doctor for what this host's cgroups offer",
+            ) from None  # fmt: skip
+        self._cgroup_parents.add(parent)
+
+    def forget_cgroup_parents(self, project: str) -> None:
+        """The cgroups of a project are gone."""
+        prefix = f"{self._instance.cgroup_parent}/{project}"
+        self._cgroup_parents = {
+            p for p in self._cgroup_parents if p != prefix and not p.startswith(prefix + "/")
+        }
+
+    async def _discard_network(self, container: Container, new: bool) -> None:
+        """A namespace whose set-up was cut short is not used again: the next start makes another."""
+        if new:
+            await self._network.remove([container], with_networks=False)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:
+    """From the pump's thread; the loop may have ended before the pump."""
+    try:
+        loop.call_soon_threadsafe(closed.set)
+    except RuntimeError:
+        pass

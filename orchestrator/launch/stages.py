@@ -1,0 +1,155 @@
+"""The stages of a launch. Each prepares on the host, contributes to the launch program, and takes back.
+
+``remove`` is safe without, and after, ``prepare``: a sweep calls it for things that were half made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+
+from orchestrator.launch.container import Container
+from orchestrator.network import configure
+from orchestrator.network.manager import NetworkManager
+from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
+from orchestrator.runtime.rootfs import Bind, Layer
+
+#: Small files that every container sees instead of its image's own.
+_ETC_FILES = ("hosts", "hostname", "resolv.conf")
+
+
+class CgroupStage:
+    """The container's cgroup: limits, accounting, and the handle that kills it whole."""
+
+    name = "cgroup"
+
+    def contribute(self, container: Container) -> CgroupPart:
+        """What spawner and child do to be born in it."""
+        cgroup, resources = container.cgroup, container.spec.resources
+        return CgroupPart(
+            prepare=cgroup.compile_prepare(resources),
+            enter=cgroup.compile_enter(resources),
+            clone_into=cgroup.clone_into,
+        )
+
+    async def remove(self, container: Container) -> None:
+        """Kill whatever is left in it, and remove it.
+
+        :raises KernelError: naming what cannot be removed.
+        """
+        await asyncio.to_thread(_kill_and_remove, container)
+
+
+def _kill_and_remove(container: Container) -> None:
+    if container.cgroup.populated():
+        container.cgroup.kill()
+    container.cgroup.remove()
+
+
+class RootfsStage:
+    """The writable layers, and the files and folders of the host that the container sees."""
+
+    name = "rootfs"
+
+    def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
+        """Make the folders; quick, and nothing is written to the image."""
+        directory = container.directory
+        os.makedirs(f"{directory}/root")
+        for number, _ in enumerate(container.image.lowers):
+            os.makedirs(f"{directory}/{number}/upper")
+            os.mkdir(f"{directory}/{number}/work")
+        # The container's / is the upper layer's own folder, with its owner and mode.
+        for number, lower in enumerate(container.image.lowers):
+            info = os.stat(lower.folders[0])
+            os.chown(f"{directory}/{number}/upper", info.st_uid, info.st_gid)
+            os.chmod(f"{directory}/{number}/upper", stat.S_IMODE(info.st_mode))
+        os.makedirs(container.run_directory)
+        for name, text in zip(_ETC_FILES, (hosts, container.hostname + "\n", resolv_conf), strict=True):
+            with open(f"{container.run_directory}/{name}", "w", encoding="utf-8") as file:
+                file.write(text)
+        os.makedirs(container.log_directory, exist_ok=True)
+
+    def rewrite_hosts(self, container: Container, hosts: str) -> None:
+        """Change the names the container knows, while it runs: the file stays the same file."""
+        path = f"{container.run_directory}/hosts"
+        with open(path, "r+", encoding="utf-8") as file:
+            if file.read() != hosts:
+                file.seek(0)
+                file.write(hosts)
+                file.truncate()
+
+    def contribute(self, container: Container) -> RootfsPart:
+        """Where the child finds it all."""
+        directory = container.directory
+        layers = tuple(
+            Layer(lower.target, lower.folders, f"{directory}/{number}/upper", f"{directory}/{number}/work")
+            for number, lower in enumerate(container.image.lowers)
+        )
+        binds = [Bind(f"{container.run_directory}/{name}", f"/etc/{name}") for name in _ETC_FILES]
+        for mount in container.spec.mounts:
+            if mount.type == "bind":
+                binds.append(Bind(mount.source, mount.target, mount.read_only))
+            elif mount.type == "volume":
+                binds.append(Bind(container.volumes[mount.source], mount.target, mount.read_only))
+        targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
+        own = [bind for bind in binds[: len(_ETC_FILES)] if bind.target not in targets]
+        return RootfsPart(f"{directory}/root", layers, (*own, *binds[len(_ETC_FILES) :]))
+
+    async def remove(self, container: Container) -> None:
+        """Delete the writable layers and the files."""
+        await asyncio.to_thread(remove_tree, container.directory)
+        await asyncio.to_thread(remove_tree, container.run_directory)
+
+
+def remove_tree(path: str) -> None:
+    """Delete a folder and all in it; one that is not there is fine.
+
+    :raises OSError: when something in it cannot be deleted.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise
+
+
+class NetworkStage:
+    """The network namespace and its veths. Both are kept over restarts, and go when the container goes."""
+
+    name = "network"
+
+    def __init__(self, manager: NetworkManager) -> None:
+        self._manager = manager
+
+    def contribute(self, container: Container) -> NetworkPart:
+        """What the child does in the namespace; on a restart it only joins it."""
+        if container.spec.network_mode == "host":
+            return NetworkPart(new=False)
+        if container.netns >= 0:
+            return NetworkPart(new=False, existing=True)
+        interfaces = [
+            (endpoint.index, endpoint.address, endpoint.network) for endpoint in container.endpoints
+        ]
+        return NetworkPart(new=True, wait=bool(interfaces), configure=configure.compile_configure(interfaces))
+
+    def attach(self, container: Container) -> None:
+        """Make the veths into the namespace ``container.netns``."""
+        container.attached = True
+        for endpoint in container.endpoints:
+            self._manager.attach(
+                endpoint.network, endpoint.veth, container.netns, endpoint.index, endpoint.address
+            )
+
+    async def remove(self, containers: Sequence[Container], with_networks: bool) -> None:
+        """Let the namespaces go; ``with_networks``: their networks go next, and take the veths with them."""
+        for container in containers:
+            if container.netns >= 0:
+                os.close(container.netns)
+                container.netns = -1
+            if container.attached and not with_networks:
+                for endpoint in container.endpoints:
+                    await asyncio.to_thread(self._manager.detach, endpoint.veth)
+            container.attached = False

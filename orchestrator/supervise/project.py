@@ -1,0 +1,318 @@
+"""One project's live objects: its supervisors, networks and volumes, and the steps that change them.
+
+A step does one thing and decides nothing; which steps are taken, and in which order, is the plan's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from orchestrator.cgroups.group import Cgroup
+from orchestrator.cgroups.host import CgroupHost
+from orchestrator.errors import LaunchError, OrchError
+from orchestrator.ids import Instance, container_name, new_container_id
+from orchestrator.images.resolve import Image, resolve
+from orchestrator.launch.container import Container, Endpoint
+from orchestrator.launch.launcher import Launcher
+from orchestrator.launch.stages import remove_tree
+from orchestrator.ledger import Ledger
+from orchestrator.logs.pump import LogPump
+from orchestrator.network import hosts, ipam
+from orchestrator.network.manager import Network, NetworkManager
+from orchestrator.network.publish import PublishedPort
+from orchestrator.plan.observed import ObservedContainer, ObservedProject
+from orchestrator.runtime.handle import SpawnerHandle
+from orchestrator.spec import NetworkSpec, Port, ProjectSpec, ServiceSpec
+from orchestrator.supervise.supervisor import Listener, Supervisor
+
+
+@dataclass(slots=True)
+class Facilities:
+    """What all projects of an instance share."""
+
+    instance: Instance
+    spawner: SpawnerHandle
+    cgroups: CgroupHost
+    networks: NetworkManager
+    ledger: Ledger
+    logs: LogPump
+    launcher: Launcher
+
+    @property
+    def images_dir(self) -> str:
+        """Where images are kept."""
+        return f"{self.instance.state_dir}/images"
+
+
+@dataclass(slots=True)
+class _LiveNetwork:
+    spec: NetworkSpec
+    network: Network
+    addresses: dict[str, IPv4Address] = field(default_factory=dict)  # container name -> address
+
+
+class Project:
+    """A project that is up, or on its way up or down. All methods are called on the event loop."""
+
+    def __init__(self, spec: ProjectSpec, facilities: Facilities, listener: Listener) -> None:
+        self.name = spec.name
+        #: What was asked for last.
+        self.spec = spec
+        self.created_at = time.time()
+        self.supervisors: dict[str, Supervisor] = {}  # by container name
+        self.networks: dict[str, _LiveNetwork] = {}
+        self.volumes: set[str] = set()
+        self._facilities = facilities
+        self._listener = listener
+        self._images: dict[str, asyncio.Task[Image]] = {}
+        self._reserved: dict[str, list[socket.socket]] = {}  # by container id
+        self._resolv_conf = ""
+
+    # Observing
+
+    def observe(self) -> ObservedProject:
+        """What is there now, for the planner. One-off containers are not the planner's."""
+        return ObservedProject(
+            self.name,
+            tuple(
+                ObservedContainer(
+                    id=supervisor.container.id,
+                    name=supervisor.container.name,
+                    service=supervisor.spec.name,
+                    replica=supervisor.container.replica,
+                    spec=supervisor.spec,
+                    state=supervisor.state,
+                    health=supervisor.health,
+                    exit_code=supervisor.exit_code,
+                    addresses={e.network.name: str(e.address) for e in supervisor.container.endpoints},
+                )
+                for supervisor in self.supervisors.values()
+                if not supervisor.container.one_off
+            ),
+            {name: live.spec for name, live in self.networks.items()},
+            frozenset(self.volumes),
+        )
+
+    @property
+    def cgroup(self) -> Cgroup:
+        """The group of all its containers' groups."""
+        return self._facilities.cgroups.group(f"{self._facilities.instance.cgroup_parent}/{self.name}")
+
+    # Networks and volumes
+
+    async def create_network(self, spec: NetworkSpec) -> None:
+        """Make a network, and give every container that will be on it its address."""
+        name = self._facilities.instance.bridge(self.name, spec.name)
+        self._facilities.ledger.own("network", f"{self.name}/{spec.name}", bridge=name)
+        try:
+            network = await self._facilities.networks.create(self.name, spec)
+        except BaseException:
+            await self._facilities.networks.discard(self.name, spec.name)
+            self._facilities.ledger.free("network", f"{self.name}/{spec.name}")
+            raise
+        self.networks[spec.name] = _LiveNetwork(spec, network)
+
+    async def remove_network(self, name: str) -> None:
+        """Remove a network and whatever is left on it."""
+        live = self.networks.pop(name)
+        await self._facilities.networks.remove(live.network)
+        self._facilities.ledger.free("network", f"{self.name}/{name}")
+
+    def volume_path(self, name: str) -> str:
+        """Where a volume's files are."""
+        return f"{self._facilities.instance.state_dir}/volumes/{self.name}/{name}"
+
+    def create_volume(self, name: str) -> None:
+        """Make a volume; one that is there already is used as it is."""
+        os.makedirs(self.volume_path(name), exist_ok=True)
+        self.volumes.add(name)
+
+    async def remove_volume(self, name: str) -> None:
+        """Delete a volume and all that is in it."""
+        path = self.volume_path(name)
+        await asyncio.to_thread(remove_tree, path)
+        self.volumes.discard(name)
+        try:
+            os.rmdir(os.path.dirname(path))
+        except OSError:
+            pass  # others are left
+
+    def find_volumes(self) -> None:
+        """Notice the volumes that an earlier life of the project left."""
+        try:
+            self.volumes |= set(os.listdir(os.path.dirname(self.volume_path("x"))))
+        except FileNotFoundError:
+            pass
+
+    # Containers
+
+    def assign_addresses(self, specs: Iterable[ServiceSpec]) -> None:
+        """Give every container of these services its address on every network that exists; all keep theirs.
+
+        :raises OrchError: when a network is full.
+        """
+        wanted: dict[str, list[str]] = {}
+        for spec in specs:
+            for attachment in spec.networks:
+                names = (container_name(self.name, spec.name, number + 1) for number in range(spec.replicas))
+                wanted.setdefault(attachment.network, []).extend(names)
+        for name, live in self.networks.items():
+            kept = [container for container in live.addresses if container in self.supervisors]
+            live.addresses = ipam.allocate(
+                live.network.subnet, live.network.gateway, live.addresses,
+                list(dict.fromkeys([*kept, *wanted.get(name, [])])), name,
+            )  # fmt: skip
+
+    async def create_container(self, spec: ServiceSpec, replica: int, one_off: str = "") -> Supervisor:
+        """Make a container, pending; nothing of the kernel's is touched before it is started.
+
+        :raises OrchError: when its image, volume or port is not to be had.
+        """
+        image = await self._resolve(spec.image)
+        container = Container(
+            id=new_container_id(), instance=self._facilities.instance, project=self.name, replica=replica,
+            spec=spec, image=image, cgroup=self.cgroup, one_off=one_off,
+            volumes={m.source: self.volume_path(m.source) for m in spec.mounts if m.type == "volume"},
+        )  # fmt: skip
+        container.cgroup = self._facilities.cgroups.group(
+            f"{self._facilities.instance.cgroup_parent}/{self.name}/{spec.name}/{one_off or replica}"
+        )
+        for mount in spec.mounts:
+            if mount.type == "bind" and mount.create:
+                os.makedirs(mount.source, exist_ok=True)
+        self._place(container)
+        container.ports = self._reserve(container, spec.ports)
+        try:
+            if not self._resolv_conf:
+                self._resolv_conf = await asyncio.to_thread(hosts.host_resolv_conf)
+            self._facilities.launcher.prepare(container, self._hosts_of(container), self._resolv_conf)
+        except BaseException:
+            self._release(container)
+            raise
+        supervisor = Supervisor(container, self._facilities.launcher, self._listener)
+        self.supervisors[container.name] = supervisor
+        return supervisor
+
+    async def _resolve(self, reference: str) -> Image:
+        """The image; looked up once for all containers that want it."""
+        task = self._images.get(reference)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            work = asyncio.to_thread(resolve, reference, self._facilities.images_dir)
+            self._images[reference] = task = asyncio.create_task(work)
+        return await asyncio.shield(task)
+
+    def refresh_images(self) -> None:
+        """Look images up anew from now on: what they name may have changed."""
+        self._images.clear()
+
+    async def publish(self, supervisor: Supervisor) -> None:
+        """Let its published ports lead to it."""
+        if supervisor.container.ports:
+            await self._facilities.networks.publish(supervisor.container.ports)
+
+    async def remove_containers(self, supervisors: list[Supervisor], with_networks: bool = False) -> None:
+        """Take back everything of containers that have ended.
+
+        :raises OrchError: after everything has been tried, naming all that failed.
+        """
+        containers = [supervisor.container for supervisor in supervisors]
+        failures: list[Exception] = []
+        ports = [port for container in containers for port in container.ports]
+        if ports:
+            try:
+                await self._facilities.networks.unpublish(ports)
+            except OrchError as error:
+                failures.append(error)
+        for container in containers:
+            self._release(container)
+        failures += await self._facilities.launcher.remove(containers, with_networks)
+        for supervisor in supervisors:
+            self.supervisors.pop(supervisor.container.name, None)
+            self._listener(supervisor, "removed", "")
+        if failures:
+            names = ", ".join(container.name for container in containers)
+            raise LaunchError(f"cannot remove all of {names}", "; ".join(map(str, failures)))
+
+    def tell_names(self) -> None:
+        """Write every container's hosts file anew, where the names on its networks have changed."""
+        for supervisor in self.supervisors.values():
+            self._facilities.launcher.rewrite_hosts(
+                supervisor.container, self._hosts_of(supervisor.container)
+            )
+
+    async def remove_cgroups(self) -> None:
+        """Remove the project's own, empty, cgroups."""
+        services = {supervisor.spec.name for supervisor in self.supervisors.values()}
+        known = set(self.spec.services) | services
+        await asyncio.to_thread(self._remove_cgroups, sorted(known))
+        self._facilities.launcher.forget_cgroup_parents(self.name)
+
+    async def remove_logs(self) -> None:
+        """Delete what its containers wrote, once all of it has been written."""
+        await asyncio.to_thread(remove_tree, f"{self._facilities.instance.state_dir}/logs/{self.name}")
+
+    def _remove_cgroups(self, services: list[str]) -> None:
+        base = self.cgroup.path
+        for path in (*(f"{base}/{service}" for service in services), base):
+            self._facilities.cgroups.group(path).remove_if_empty()
+
+    def _place(self, container: Container) -> None:
+        endpoints = []
+        for index, attachment in enumerate(container.spec.networks):
+            live = self.networks[attachment.network]
+            if container.name not in live.addresses:
+                live.addresses |= ipam.allocate(
+                    live.network.subnet, live.network.gateway, live.addresses,
+                    [*live.addresses, container.name], attachment.network,
+                )  # fmt: skip
+            veth = container.instance.veth(container.id, index)
+            endpoints.append(Endpoint(live.network, live.addresses[container.name], index, veth))
+        container.endpoints = tuple(endpoints)
+
+    def _reserve(self, container: Container, ports: tuple[Port, ...]) -> tuple[PublishedPort, ...]:
+        published: list[PublishedPort] = []
+        held = self._reserved.setdefault(container.id, [])
+        try:
+            for port in ports:
+                sock = self._facilities.networks.reserve(port)
+                held.append(sock)
+                number = sock.getsockname()[1]
+                address = container.endpoints[0].address
+                published.append(PublishedPort(port.protocol, port.host_ip, number, address, port.target))
+        except BaseException:
+            self._release(container)
+            raise
+        return tuple(published)
+
+    def _release(self, container: Container) -> None:
+        for sock in self._reserved.pop(container.id, []):
+            sock.close()
+        if container.one_off:
+            for live in self.networks.values():
+                live.addresses.pop(container.name, None)
+
+    def _hosts_of(self, container: Container) -> str:
+        neighbours = []
+        for attachment in container.spec.networks:
+            live = self.networks[attachment.network]
+            for spec in self._known_specs():
+                aliases = [a.aliases for a in spec.networks if a.network == attachment.network]
+                if not aliases:
+                    continue
+                for number in range(1, spec.replicas + 1):
+                    name = container_name(self.name, spec.name, number)
+                    if name in live.addresses:
+                        neighbours.append(
+                            hosts.Neighbour(live.addresses[name], name, spec.name, number, tuple(aliases[0]))
+                        )
+        own = str(container.endpoints[0].address) if container.endpoints else None
+        return hosts.render_hosts(container.hostname, own, neighbours)
+
+    def _known_specs(self) -> list[ServiceSpec]:
+        return list(self.spec.services.values())

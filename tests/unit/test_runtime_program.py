@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
+from orchestrator.runtime import capabilities, rootfs
+from orchestrator.runtime.child import OPERATIONS
+from orchestrator.runtime.program import (
+    _DESCRIBE,
+    CgroupPart,
+    NetworkPart,
+    Program,
+    RootfsPart,
+    compile_exec,
+    compile_start,
+    describe,
+)
+from orchestrator.spec import Mount, ServiceSpec, Ulimit
+
+FILES = RootfsPart(
+    "/state/c/root",
+    (rootfs.Layer("/", ("/lower",), "/state/c/0/upper", "/state/c/0/work"),),
+    (rootfs.Bind("/run/c/hosts", "/etc/hosts"),),
+)
+CGROUP = CgroupPart([["mkdir", "/cg/u", 0o755]], [["write", "/cg/memory/tasks", "0"]], "/cg/u")
+
+
+def compiled(spec: ServiceSpec, network: NetworkPart | None = None) -> Program:
+    return compile_start(spec, "box", CGROUP, FILES, network or NetworkPart(new=True), 40)
+
+
+def names(program: Program) -> list[str]:
+    return [operation[0] for operation in program.operations]
+
+
+def test_every_operation_can_be_performed_and_described() -> None:
+    assert set(OPERATIONS) == set(_DESCRIBE)
+
+
+def test_sources_are_opened_before_and_targets_resolved_after_the_host_is_out_of_reach() -> None:
+    order = names(compiled(ServiceSpec(name="x", command=("true",))))
+    pivot = order.index("pivot-root")
+    assert max(i for i, name in enumerate(order) if name in ("open-tree", "overlay")) < pivot
+    assert min(i for i, name in enumerate(order) if name in ("mount", "attach-tree", "tmpfs")) > pivot
+
+
+def test_the_cgroup_is_joined_before_the_cgroup_namespace_is_made() -> None:
+    order = names(compiled(ServiceSpec(name="x", command=("true",))))
+    assert order.index("write") < order.index("unshare-cgroup") < order.index("pivot-root")
+
+
+def test_sysctls_are_written_before_proc_sys_becomes_read_only() -> None:
+    program = compiled(ServiceSpec(name="x", command=("true",), sysctls={"net.core.somaxconn": "7"}))
+    written = program.operations.index(["write", "/proc/sys/net/core/somaxconn", "7"])
+    assert written < program.operations.index(["read-only", "/proc/sys"])
+
+
+def test_privileges_are_dropped_after_everything_that_needs_them() -> None:
+    spec = ServiceSpec(name="x", command=("true",), ulimits={"nofile": Ulimit(soft=9, hard=9)}, read_only=True)
+    order = names(compiled(spec))
+    assert order[-3:] == ["die-with-parent", "stage", "exec"]
+    assert order.index("privileges") > max(
+        order.index(name) for name in ("limit", "user", "read-only-roots", "mask")
+    )
+
+
+def test_a_restart_joins_the_namespace_that_is_there_and_configures_nothing() -> None:
+    first = compiled(ServiceSpec(name="x", command=("a",)), NetworkPart(new=True, wait=True))
+    again = compiled(ServiceSpec(name="x", command=("a",)), NetworkPart(new=False, existing=True))
+    assert first.flags & CLONE_NEWNET
+    assert not again.flags & CLONE_NEWNET
+    assert first.give[-2:] == ["netns", "ready"]
+    assert again.slots == ["netns"]
+    assert ["join", "netns", "net"] in again.operations
+    assert ["wait"] not in again.operations
+
+
+def test_a_host_network_leaves_the_hosts_sysctls_alone() -> None:
+    spec = ServiceSpec(name="x", command=("a",), network_mode="host")
+    program = compiled(spec, NetworkPart(new=False))
+    assert not [op for op in program.operations if op[0] == "write" and op[1].startswith("/proc/sys")]
+
+
+def test_inner_mounts_come_after_outer_ones() -> None:
+    mounts = (
+        Mount(type="tmpfs", target="/a/b/c"),
+        Mount(type="tmpfs", target="/a"),
+        Mount(type="tmpfs", target="/a/b", size=4096, mode=0o700),
+    )
+    program = compiled(ServiceSpec(name="x", command=("a",), mounts=mounts))
+    tmpfs = [op for op in program.operations if op[0] == "tmpfs"]
+    assert [op[1] for op in tmpfs] == ["/a", "/a/b", "/a/b/c"]
+    assert tmpfs[1][3] == "mode=700,size=4096"
+
+
+def test_exec_has_the_containers_privileges_and_no_more() -> None:
+    start = compiled(ServiceSpec(name="x", command=("a",)))
+    run = compile_exec(["a"], {}, CGROUP, 40)
+    privileges = [op for op in start.operations if op[0] == "privileges"]
+    assert [op for op in run.operations if op[0] == "privileges"] == privileges
+    assert run.join == "container"
+    assert run.flags == 0
+    assert not run.flags & (CLONE_NEWNS | CLONE_NEWPID)
+
+
+def test_default_capabilities_are_a_subset_of_dockers() -> None:
+    docker = {
+        "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
+        "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    }  # fmt: skip
+    assert set(capabilities.DEFAULT) <= docker
+    assert capabilities.names(capabilities.mask()) == sorted(
+        capabilities.DEFAULT, key=capabilities.NUMBERS.__getitem__
+    )
+
+
+@pytest.mark.parametrize(("name", "number"), [("CHOWN", 0), ("SYS_ADMIN", 21), ("CHECKPOINT_RESTORE", 40)])
+def test_capability_numbers_are_the_kernels(name: str, number: int) -> None:
+    assert capabilities.NUMBERS[name] == number
+
+
+@given(
+    st.builds(
+        ServiceSpec,
+        name=st.just("x"),
+        command=st.lists(st.text(min_size=1), min_size=1).map(tuple),
+        environment=st.dictionaries(st.text(min_size=1), st.text()),
+        read_only=st.booleans(),
+        init=st.booleans(),
+        user=st.none() | st.text(min_size=1),
+    )
+)
+def test_a_program_survives_the_wire_and_ends_in_its_exec(spec: ServiceSpec) -> None:
+    program = compiled(spec)
+    assert json.loads(json.dumps(program.to_wire())) == program.to_wire()
+    assert program.operations[-1] == ["exec", list(spec.argv)]
+    assert len(program.describe()) == len(program.operations) + len(program.prepare)
+    assert all("\n" not in describe(op) for op in program.operations if op[0] != "exec" and op[0] != "user")
+
+
