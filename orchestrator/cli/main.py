@@ -1,0 +1,61 @@
+"""The entry point of ``orch``: parse, do, and turn errors into a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from orchestrator.cli import exit_codes, parser
+from orchestrator.cli.terminal import Terminal, make_streams_forgiving
+from orchestrator.errors import ManifestError, OrchError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    make_streams_forgiving()
+    try:
+        code = _execute(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except OrchError as error:
+        _print(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as in: orch logs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return exit_codes.BROKEN_PIPE
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    grammar = parser.build()
+    if not arguments:
+        grammar.print_help()
+        return exit_codes.OK
+    args = grammar.parse_args(arguments)
+    if args.version:
+        from orchestrator.cli.serve import client_version
+
+        print(f"orch {client_version()}")
+        return exit_codes.OK
+    if args.command is None:
+        grammar.error("no command is named")
+    from orchestrator.cli.context import Context
+
+    code: int = args.execute(Context(args))
+    return code
+
+
+def _print(error: OrchError) -> None:
+    terminal = Terminal(sys.stderr)
+    if isinstance(error, ManifestError):
+        for problem in error.problems:
+            terminal.line(problem)
+    else:
+        terminal.line(f"{terminal.style('orch:', 'red')} {error}")
+    terminal.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Which project and which services a command is about.
+
+The project is, in this order: the one that ``--project`` names; that of the manifest that was named, as the
+first argument or with ``--file``; that of orch.toml or manifest.toml in the current folder; the only one that
+the service knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.cli.context import Context
+    from orchestrator.manifest.load import Loaded
+    from orchestrator.spec import ProjectSpec
+
+#: As manifest.load has them, whose import would cost every command 20 ms.
+DEFAULT_NAMES = ("orch.toml", "manifest.toml")
+
+
+def split_words(words: Sequence[str], file: str | None) -> tuple[str | None, list[str]]:
+    """The manifest, if one is named, and the other words.
+
+    The first word is a manifest when it ends in ``.toml``, or is a path (with a slash) of a file.
+    """
+    rest = list(words)
+    if file is None and rest and _is_manifest(rest[0]):
+        file = rest.pop(0)
+    return file, rest
+
+
+def load_project(context: Context) -> Loaded:
+    """Read the manifest, and print its warnings.
+
+    :raises UsageError: when there is none.
+    :raises ManifestError: with every problem in it.
+    """
+    loaded = _load(_manifest(context), context.args.profile, context.args.project, check_host=True)
+    for warning in loaded.warnings:
+        context.warn(warning)
+    return loaded
+
+
+def check_services(project: ProjectSpec, names: Iterable[str]) -> None:
+    """See that the manifest has all these services.
+
+    :raises UsageError: when it lacks one.
+    """
+    for name in names:
+        if name not in project.services:
+            raise UsageError(f'the manifest has no service "{name}"', f"it has {', '.join(project.services)}")
+
+
+def require_project(context: Context) -> str:
+    """The name of the project that the command is about.
+
+    :raises UsageError: when nothing says which one.
+    """
+    name = _named(context) or _in_folder(context)
+    if name:
+        return name
+    projects = [project.name for project in context.client.projects()]
+    if len(projects) == 1:
+        return projects[0]
+    what = f"and several are up: {', '.join(projects)}" if projects else "and none is up"
+    raise UsageError(f"no project is named, {what}", remedy="name a manifest, or use --project")
+
+
+def optional_project(context: Context) -> str | None:
+    """The name of the project for a command that can do without: then it is about all of them.
+
+    With nothing named at all it is about all; services are those of the current folder's project.
+    """
+    return _named(context) or (_in_folder(context) if context.names else None)
+
+
+def likely_project(context: Context) -> str | None:
+    """The name of the project that a container is probably looked for in; None when nothing says which."""
+    if name := _named(context) or _in_folder(context):
+        return name
+    projects = context.client.projects()
+    return projects[0].name if len(projects) == 1 else None
+
+
+def _named(context: Context) -> str | None:
+    if context.args.project:
+        return str(context.args.project)
+    return _name_in(context.manifest) if context.manifest else None
+
+
+def _in_folder(context: Context) -> str | None:
+    path = _default_manifest()
+    return _name_in(path) if path else None
+
+
+def _name_in(path: str) -> str:
+    """The project's name, read cheaply, since most commands need nothing else of a manifest.
+
+    :raises ManifestError: when the file cannot be read, or its name takes more than that.
+    """
+    import tomllib
+
+    from orchestrator.manifest.values import project_name
+
+    try:
+        with open(path, "rb") as file:
+            name = tomllib.load(file).get("name", "")
+    except (OSError, ValueError):
+        return _load(path, ()).project.name
+    if not isinstance(name, str) or "$" in name:
+        return _load(path, ()).project.name
+    return name or project_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
+
+
+def _load(path: str, profiles: Sequence[str], name: str | None = None, check_host: bool = False) -> Loaded:
+    from orchestrator.manifest.load import load
+
+    return load(path, environ=os.environ, profiles=profiles, name=name, check_host=check_host)
+
+
+def _manifest(context: Context) -> str:
+    path = context.manifest or _default_manifest()
+    if path is None:
+        raise UsageError(
+            f"no manifest is named, and the current folder has neither {' nor '.join(DEFAULT_NAMES)}"
+        )
+    return path
+
+
+def _default_manifest() -> str | None:
+    return next((name for name in DEFAULT_NAMES if os.path.isfile(name)), None)
+
+
+def _is_manifest(word: str) -> bool:
+    return word.endswith(".toml") or ("/" in word and os.path.isfile(word))

@@ -1,0 +1,222 @@
+"""The way from a manifest's path to a project: read, include, parse, lay over defaults, build, check."""
+
+from __future__ import annotations
+
+import os
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.errors import ManifestError
+from orchestrator.manifest import check, dotenv, host, schema, values
+from orchestrator.manifest.document import Document, UnreadableError
+from orchestrator.manifest.place import Place, Report
+from orchestrator.manifest.service import DEFAULT_NETWORK, Draft, build
+from orchestrator.spec import NetworkSpec, ProjectSpec, ServiceSpec, VolumeSpec
+
+#: Names of a manifest, in the order in which they are looked for.
+FILE_NAMES = ("orch.toml", "manifest.toml")
+_MAX_INCLUDE_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A project, what is odd about its manifest, and all files that were read for it."""
+
+    project: ProjectSpec
+    warnings: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def find_manifest(directory: str) -> str | None:
+    """The path of the manifest in a folder, or None."""
+    paths = (os.path.join(directory, name) for name in FILE_NAMES)
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def load(
+    path: str,
+    *,
+    environ: Mapping[str, str],
+    profiles: Sequence[str] = (),
+    name: str | None = None,
+    check_host: bool = True,
+) -> Loaded:
+    """The project that a manifest describes.
+
+    :param path: the manifest; messages name it as it is given here.
+    :param environ: variables; those of a file ``.env`` beside the manifest are beneath.
+    :param profiles: the active ones (``*`` is all of them); if there are none, ORCH_PROFILES or
+        COMPOSE_PROFILES of the environment names them, separated by commas.
+    :param name: the project's name, instead of the one in the manifest.
+    :param check_host: whether CPUs, folders and devices that this host lacks are problems.
+    :raises ManifestError: with all problems, in the order of their lines.
+    """
+    report = Report(environ)
+    try:
+        main = report.read_document(path)
+    except UnreadableError as error:
+        report.problem(path, error.line, str(error))
+        raise ManifestError(report.problems) from None
+    _lay_dotenv_beneath(report, path)
+
+    found = _Definitions(report)
+    found.add(main)
+    active = found.active(_chosen_profiles(profiles, report))
+    specs = {service: build(draft, active) for service, draft in found.drafts.items()}
+    running = {service: spec for service, spec in specs.items() if service in active}
+    _check(found, active, running)
+
+    networks = {network: spec for network, (_, spec) in found.networks.items()}
+    if any(joined.network == DEFAULT_NETWORK for spec in running.values() for joined in spec.networks):
+        networks.setdefault(DEFAULT_NETWORK, NetworkSpec(name=DEFAULT_NETWORK))
+    project = ProjectSpec(
+        name=_project_name(report, path, name, found.name),
+        source=os.path.abspath(path),
+        services=running,
+        networks=networks,
+        volumes={volume: spec for volume, (_, spec) in found.volumes.items()},
+    )
+    if check_host:
+        _check_host(found, project)
+    if not running:
+        report.warning(path, None, "there is no service to run")
+    if report.problems:
+        raise ManifestError(report.problems)
+    return Loaded(project, tuple(report.warnings), tuple(report.files))
+
+
+def _lay_dotenv_beneath(report: Report, path: str) -> None:
+    name = os.path.join(os.path.dirname(path), ".env")
+    try:
+        text = report.read_text(name)
+    except UnreadableError as error:
+        if error.missing:
+            report.files.remove(name)
+        else:
+            report.problem(name, error.line, str(error))
+        return
+    variables, problems = dotenv.parse(text, report.environ.get)
+    for line, problem in problems:
+        report.problem(name, line, problem)
+    report.environ = ChainMap(dict(report.environ), variables)
+
+
+def _chosen_profiles(profiles: Sequence[str], report: Report) -> Collection[str]:
+    if profiles:
+        return profiles
+    text = report.environ.get("ORCH_PROFILES") or report.environ.get("COMPOSE_PROFILES") or ""
+    return [profile.strip() for profile in text.split(",")]
+
+
+def _project_name(report: Report, path: str, given: str | None, written: str | None) -> str:
+    folder = os.path.dirname(os.path.abspath(path))
+    name = given or written or values.project_name(os.path.basename(folder))
+    if not name:
+        report.problem(
+            path, None, f'the folder "{folder}" gives the project no name (write name = "..." at the top)'
+        )
+    elif not written or given:  # a written one has been checked where it stands
+        try:
+            return values.name(name)
+        except ValueError as error:
+            report.problem(path, None, f"the project's name: {error}")
+    return name
+
+
+class _Definitions:
+    """All that a manifest and what it includes define."""
+
+    def __init__(self, report: Report) -> None:
+        self.name: str | None = None
+        self.drafts: dict[str, Draft] = {}
+        self.networks: dict[str, tuple[Place, NetworkSpec]] = {}
+        self.volumes: dict[str, tuple[Place, VolumeSpec]] = {}
+        #: What has a name, also if something is wrong with it: section -> name -> first place.
+        self.named: dict[str, dict[str, Place]] = {"services": {}, "networks": {}, "volumes": {}}
+        self._report = report
+        self._added: set[str] = set()
+
+    def add(self, document: Document, chain: tuple[str, ...] = ()) -> None:
+        """Take in a file and, recursively, what it includes.
+
+        :param chain: the files that led here.
+        """
+        self._added.add(os.path.realpath(document.name))
+        root = Place(document, (), self._report)
+        parsed = root.read(schema.MANIFEST, document.data)
+        if not chain:  # an included file has a name for when it is used alone
+            self.name = parsed.get("name", "invalid" if "name" in document.data else None)
+        for section in ("networks", "volumes", "services"):
+            self._define(section, root, parsed)
+        for place, path in parsed.get("include", ()):
+            self._include(place, path, (*chain, document.name))
+
+    def _define(self, section: str, root: Place, parsed: dict[str, dict[str, dict[str, object]]]) -> None:
+        below, defaults = parsed.get("defaults", {}), root.child("defaults")
+        table = root.document.data.get(section)
+        for name in table if isinstance(table, dict) else ():
+            place = root.child(section, name)
+            first = self.named[section].setdefault(name, place)
+            is_new = first is place
+            entry = parsed.get(section, {}).get(name)
+            if entry is None:
+                continue
+            if section == "services":
+                if is_new:
+                    self.drafts[name] = Draft.layered(name, entry, place, below, defaults)
+                same = is_new
+            elif section == "networks":
+                network = NetworkSpec(name=name, **entry)  # type: ignore[arg-type]
+                same = self.networks.setdefault(name, (place, network))[1] == network
+            else:
+                volume = VolumeSpec(name=name, **entry)  # type: ignore[arg-type]
+                same = self.volumes.setdefault(name, (place, volume))[1] == volume
+            if not same:
+                place.problem(f"is defined differently at {first} (rename one, or make them the same)")
+
+    def _include(self, place: Place, path: str, chain: tuple[str, ...]) -> None:
+        try:
+            name = place.file_name(path)
+            real = os.path.realpath(name)
+            if real in map(os.path.realpath, chain):
+                place.problem(f"files include each other in a circle: {' -> '.join((*chain, name))}")
+            elif len(chain) >= _MAX_INCLUDE_DEPTH:
+                place.problem(f"files include each other more than {_MAX_INCLUDE_DEPTH} deep")
+            elif real not in self._added:
+                self.add(self._report.read_document(name), chain)
+        except ValueError as error:
+            place.problem(str(error))
+        except UnreadableError as error:
+            if error.line is None:
+                place.problem(f'"{path}" {error}')
+            else:
+                self._report.problem(name, error.line, str(error))
+
+    def active(self, profiles: Collection[str]) -> set[str]:
+        """The names of the services that are not left out."""
+        return {
+            name
+            for name, draft in self.drafts.items()
+            if not draft.profiles or "*" in profiles or not set(profiles).isdisjoint(draft.profiles)
+        }
+
+
+def _check(found: _Definitions, active: Collection[str], specs: Mapping[str, ServiceSpec]) -> None:
+    check.check_references(found.drafts, active, **found.named)
+    check.check_cycles(found.drafts)
+    check.check_names(found.drafts)
+    check.check_networks(found.networks, specs)
+    check.check_ports({name: found.drafts[name] for name in specs}, specs)
+
+
+def _check_host(found: _Definitions, project: ProjectSpec) -> None:
+    for service, keys, text in host.host_problems(project):
+        draft = found.drafts[service]
+        match keys:
+            case ("mounts", int(index)):
+                draft.mounts[index][0].problem(text)
+            case ("resources", "io", int(index)):
+                draft.values["resources"]["io"][index][0].problem(text)
+            case _:
+                draft.problem(tuple(map(str, keys)), text)

@@ -1,0 +1,322 @@
+"""One service: the values of its keys, laid over the file's ``[defaults]``, become its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from orchestrator.manifest import dotenv
+from orchestrator.manifest.document import UnreadableError
+from orchestrator.manifest.place import Place
+from orchestrator.manifest.schema import SERVICE
+from orchestrator.spec import (
+    Attachment,
+    Dependency,
+    ExecCheck,
+    Healthcheck,
+    HttpCheck,
+    Logging,
+    Mount,
+    Port,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+    TcpCheck,
+)
+from orchestrator.units import format_size, parse_size
+
+#: The network of services that name none.
+DEFAULT_NETWORK = "default"
+
+_AS_THEY_ARE = (
+    "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
+    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A service on its way to a spec.
+
+    :param values: its keys, read, with those of ``[defaults]`` beneath.
+    :param place: where it is defined.
+    :param defaults: where the ``[defaults]`` of its file are.
+    """
+
+    name: str
+    values: dict[str, Any]
+    place: Place
+    defaults: Place
+
+    @classmethod
+    def layered(
+        cls, name: str, values: dict[str, Any], place: Place, below: dict[str, Any], defaults: Place
+    ) -> Draft:
+        """The service whose own keys are ``values``, over the defaults ``below``."""
+        layered = {**below, **values}
+        for key in SERVICE.keys.values():
+            if key.merge and key.name in below and key.name in values:
+                layered[key.name] = key.merge(below[key.name], values[key.name])
+        return cls(name, layered, place, defaults)
+
+    def find(self, *keys: str) -> Place | None:
+        """Where a key of the service is written: in the service, else in the defaults, else nowhere."""
+        for base in (self.place, self.defaults):
+            table: Any = base.document.data
+            for key in (*base.path, *keys):
+                table = table.get(key) if isinstance(table, dict) else None
+            if table is not None:
+                return base.child(*keys)
+        return None
+
+    def at(self, *keys: str) -> Place:
+        """As :meth:`find`, but for a key that is not written the place of what would hold it."""
+        found = self.find(*keys)
+        return found or (self.at(*keys[:-1]) if keys else self.place)
+
+    def problem(self, keys: tuple[str, ...], text: str) -> None:
+        """Report a problem with a key; one that comes from the defaults says whose it is."""
+        at = self.at(*keys)
+        inherited = at.path[: len(self.place.path)] != self.place.path
+        at.problem(f'{text} (in service "{self.name}")' if inherited else text)
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The profiles that make it active; none means always."""
+        return tuple(self.values.get("profiles", ()))
+
+    @property
+    def ports(self) -> tuple[tuple[Place, Port], ...]:
+        """Its ports, with their places."""
+        return tuple(self.values.get("ports", ()))
+
+    @property
+    def mounts(self) -> tuple[tuple[Place, Mount], ...]:
+        """Its mounts, with their places; sources are as they were written."""
+        return (*self.values.get("volumes", ()), *self.values.get("tmpfs", ()))
+
+    @property
+    def networks(self) -> tuple[tuple[Place, Attachment], ...]:
+        """Its networks, with their places; empty when it is not on a bridge."""
+        if self.values.get("network_mode", "bridge") != "bridge":
+            return ()
+        return tuple(self.values.get("networks", ())) or ((self.place, Attachment(network=DEFAULT_NETWORK)),)
+
+    @property
+    def dependencies(self) -> tuple[tuple[Place, Dependency], ...]:
+        """Its dependencies, with their places."""
+        return tuple(self.values.get("depends_on", ()))
+
+
+def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
+    """The spec of a service; what is wrong with it by itself is reported.
+
+    :param active: the services that are not left out. An optional dependency on another one is dropped, and
+        the files of a service that is left out need not exist.
+    """
+    values = draft.values
+    mounts = tuple(_resolved(place, mount) for place, mount in draft.mounts)
+    spec = ServiceSpec(
+        name=draft.name,
+        image=_image(draft),
+        environment=_environment(draft, draft.name in active),
+        ports=tuple(port for _, port in draft.ports),
+        mounts=mounts,
+        networks=tuple(attachment for _, attachment in draft.networks),
+        depends_on=tuple(
+            dependency
+            for _, dependency in draft.dependencies
+            if dependency.required or dependency.service in active
+        ),
+        healthcheck=_healthcheck(draft),
+        restart=_restart(draft),
+        resources=_resources(draft),
+        logging=Logging(**values.get("logging", {})),
+        **{key: values[key] for key in _AS_THEY_ARE if key in values},
+    )
+    _check_program(draft, spec)
+    _check_network_mode(draft, spec)
+    _check_targets(draft, mounts)
+    return spec
+
+
+def _image(draft: Draft) -> str:
+    image: str = draft.values.get("image", "host")
+    if not image.startswith("dir:"):
+        return image
+    at = draft.at("image")
+    try:
+        return "dir:" + at.resolve(image.removeprefix("dir:"))
+    except ValueError as error:
+        at.problem(str(error))
+        return image
+
+
+def _resolved(place: Place, mount: Mount) -> Mount:
+    if mount.type != "bind":
+        return mount
+    try:
+        return msgspec.structs.replace(mount, source=place.resolve(mount.source))
+    except ValueError as error:
+        place.problem(str(error))
+        return mount
+
+
+def _environment(draft: Draft, with_files: bool) -> dict[str, str]:
+    """``env_file`` and, over it, ``environment``; a name alone takes the value that orch's environment has."""
+    report = draft.place.report
+    environment: dict[str, str] = {}
+    for place, entry in draft.values.get("env_file", ()) if with_files else ():
+        environment.update(_env_file(place, entry["path"], entry.get("required", True)))
+    for name, value in draft.values.get("environment", {}).items():
+        if value is not None:
+            environment[name] = value
+            continue
+        try:
+            inherited = report.lookup(name)
+        except ValueError as error:
+            draft.problem(("environment",), str(error))
+            continue
+        if inherited is not None:
+            environment[name] = inherited
+    return environment
+
+
+def _env_file(place: Place, path: str, required: bool) -> dict[str, str]:
+    report = place.report
+    try:
+        name = place.file_name(path)
+        text = report.read_text(name)
+    except ValueError as error:
+        place.problem(str(error))
+        return {}
+    except UnreadableError as error:
+        if required or not error.missing:
+            place.problem(f'"{path}" {error}')
+        return {}
+    variables, problems = dotenv.parse(
+        text,
+        report.lookup,
+        lambda variable: report.warning(name, None, f'variable "{variable}" is not set; it counts as empty'),
+    )
+    for line, problem in problems:
+        report.problem(name, line, problem)
+    return variables
+
+
+def _healthcheck(draft: Draft) -> Healthcheck | None:
+    if "healthcheck" not in draft.values:
+        return None
+    values = dict(draft.values["healthcheck"])
+    if values.pop("disable", False):
+        return None
+    probes = {name: values.pop(name) for name in ("test", "tcp", "http") if name in values}
+    port = values.pop("port", None)
+    if "test" in probes and probes["test"] is None:
+        return None
+    if len(probes) > 1:
+        draft.problem(("healthcheck",), f"has {' and '.join(probes)} at once (allowed: one of them)")
+        return None
+    if not probes:
+        if not any(draft.find("healthcheck", name) for name in ("test", "tcp", "http")):
+            draft.problem(
+                ("healthcheck",), "does not say what to check (one of test, tcp, http; or disable = true)"
+            )
+        return None
+    ((name, probe),) = probes.items()
+    if port is not None and name != "http":
+        draft.problem(("healthcheck", "port"), f"has no meaning beside {name} (it is for http)")
+    if name != "test" and draft.values.get("network_mode") == "none":
+        draft.problem(("healthcheck", name), 'cannot reach a container with network_mode "none" (use test)')
+    if name == "test":
+        return Healthcheck(test=ExecCheck(command=probe), **values)
+    if name == "tcp":
+        return Healthcheck(test=TcpCheck(port=probe), **values)
+    if port is not None:
+        if probe.get("port", port) != port:
+            draft.problem(("healthcheck", "port"), f"contradicts http, which says {probe['port']}")
+        probe = {"port": port, **probe}
+    if "port" not in probe:
+        draft.problem(
+            ("healthcheck", "http"), 'does not name a port (write "http://:8080/path", or add port)'
+        )
+        return None
+    return Healthcheck(test=HttpCheck(**probe), **values)
+
+
+def _restart(draft: Draft) -> RestartPolicy:
+    values = draft.values.get("restart", {})
+    policy = RestartPolicy(**values)
+    if values and "policy" not in values and not draft.find("restart", "policy"):
+        draft.problem(("restart",), "lacks policy (allowed: no, on-failure, always, unless-stopped)")
+    if policy.policy == "no" and policy.max_attempts is not None and "policy" in values:
+        draft.problem(("restart", "max_attempts"), 'has no meaning with policy "no"')
+    if draft.values.get("kind") == "job" and policy.policy in ("always", "unless-stopped"):
+        draft.problem(
+            ("restart",), f'a job with "{policy.policy}" would never end (allowed for a job: no, on-failure)'
+        )
+    if policy.backoff is not None and policy.backoff > policy.backoff_max:
+        draft.problem(
+            ("restart", "backoff"), f"{policy.backoff:g}s is above backoff_max, {policy.backoff_max:g}s"
+        )
+    return policy
+
+
+def _resources(draft: Draft) -> Resources:
+    values = dict(draft.values.get("resources", {}))
+    limits = values.pop("io", ())
+    resources = Resources(io=tuple(limit for _, limit in limits), **values)
+    memory, high = resources.memory, resources.memory_high
+    if memory is not None and high is not None and high > memory:
+        text = f"{format_size(high)} is above memory, {format_size(memory)}, and so would never be reached"
+        draft.problem(("resources", "memory_high"), text)
+    if resources.memory_swap is not None and not draft.find("resources", "memory"):
+        draft.problem(("resources", "memory_swap"), "needs memory, on top of which it counts")
+    devices: dict[str, Place] = {}
+    for place, limit in limits:
+        if limit.device in devices:
+            place.problem(f'"{limit.device}" has limits already, at {devices[limit.device]}')
+        devices.setdefault(limit.device, place)
+        if limit.read_bps is limit.write_bps is limit.read_iops is limit.write_iops is None:
+            place.problem("sets no limit (at least one of read_bps, write_bps, read_iops, write_iops)")
+    for page, count in resources.hugepages.items():
+        if count % parse_size(page):
+            draft.problem(("resources", "hugepages", page), f"must be a multiple of {page}")
+    return resources
+
+
+def _check_program(draft: Draft, spec: ServiceSpec) -> None:
+    written = [key for key in ("entrypoint", "command") if draft.find(key)]
+    if not written:
+        draft.problem(
+            (), "has nothing to run (write command; an image that is a folder or the host has none)"
+        )
+    elif all(key in draft.values for key in written) and not (spec.argv and spec.argv[0]):
+        draft.problem((written[0],), "is empty: there is no program to run")
+
+
+def _check_network_mode(draft: Draft, spec: ServiceSpec) -> None:
+    if spec.network_mode == "bridge":
+        return
+    for key in ("ports", "networks"):
+        if draft.values.get(key):
+            draft.problem(
+                (key,), f'cannot be combined with network_mode "{spec.network_mode}" (only with "bridge")'
+            )
+    if spec.network_mode == "host":
+        for name in spec.sysctls:
+            if name.startswith("net."):
+                draft.problem(
+                    ("sysctls", name), 'would change the host\'s own network (network_mode is "host")'
+                )
+
+
+def _check_targets(draft: Draft, mounts: tuple[Mount, ...]) -> None:
+    taken: dict[str, Place] = {}
+    for (place, _), mount in zip(draft.mounts, mounts, strict=True):
+        if mount.target in taken:
+            place.problem(f'"{mount.target}" is mounted on already, at {taken[mount.target]}')
+        taken.setdefault(mount.target, place)

@@ -1,0 +1,131 @@
+"""Keeping the kernel's copy of the table equal to what it should be, in as few nft runs as possible."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+
+from orchestrator.errors import KernelError
+from orchestrator.network import rules
+from orchestrator.network.model import Runner
+
+#: Alters elements in place.
+Change = Callable[[rules.Elements], None]
+
+
+class _Batch:
+    """Changes that go to the kernel in one transaction."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.done = False
+        self.error: KernelError | None = None
+
+
+class Ruleset:
+    """One nftables table. What the kernel has is remembered, so that only differences are sent."""
+
+    def __init__(self, table: str, run: Runner) -> None:
+        self.table = table
+        self._run = run
+        self._known: rules.Elements | None = None  # None: there is no table, or not one of these rules
+        self._wanted = rules.empty()
+        self._batch = _Batch()
+        self._lock = asyncio.Lock()
+
+    @property
+    def wanted(self) -> rules.Elements:
+        """The elements that the table should have; not to be altered."""
+        return self._wanted
+
+    async def observe(self) -> None:
+        """Take over what an earlier service left: its elements stay until somebody removes them."""
+        async with self._lock:
+            self._known = await self._list()
+            self._wanted = copy.deepcopy(self._known) if self._known is not None else rules.empty()
+
+    async def apply(self, change: Change) -> None:
+        """Make a change, with all others that are asked for at the same time; returns once it is in force.
+
+        :raises KernelError: when nft refuses; none of the batch's changes is then in force.
+        """
+        batch = self._batch
+        batch.changes.append(change)
+        async with self._lock:
+            if not batch.done:
+                await asyncio.sleep(0)  # lets everybody who is ready join
+                if self._batch is batch:
+                    self._batch = _Batch()
+                try:
+                    await self._commit(batch.changes)
+                except KernelError as error:
+                    batch.error = error
+                batch.done = True
+        if batch.error is not None:
+            raise batch.error
+
+    async def _commit(self, changes: list[Change]) -> None:
+        wanted = copy.deepcopy(self._wanted)
+        for change in changes:
+            change(wanted)
+        error = await self._send(wanted)
+        if error:
+            # Somebody may have altered or flushed the table behind our back: look, and try once more.
+            self._known = await self._list()
+            error = await self._send(wanted)
+        if error:
+            raise KernelError(f"cannot change nftables table ip {self.table}", error)
+        self._wanted = wanted
+
+    async def _send(self, wanted: rules.Elements) -> str:
+        """Make the kernel's copy equal ``wanted``; returns nft's complaint, or ""."""
+        if self._known is None:
+            script = rules.render(self.table, wanted)
+        else:
+            script = rules.difference(self.table, self._known, wanted)
+        error = await run_script(self._run, script) if script else ""
+        if not error:
+            self._known = copy.deepcopy(wanted)
+        return error
+
+    async def _list(self) -> rules.Elements | None:
+        code, output, _ = await self._run(["nft", "-j", "list", "table", "ip", self.table], b"")
+        return rules.parse(output) if code == 0 else None
+
+    async def delete(self) -> None:
+        """Remove the table; one that does not exist is fine.
+
+        :raises KernelError: when nft refuses.
+        """
+        async with self._lock:
+            await delete_table(self._run, self.table)
+            self._known = None
+            self._wanted = rules.empty()
+
+
+async def run_script(run: Runner, script: str) -> str:
+    """Run an nft script as one transaction; returns its complaint, or ""."""
+    code, _, error = await run(["nft", "-f", "-"], script.encode())
+    return "" if code == 0 else error.decode(errors="replace").strip() or f"nft exited with {code}"
+
+
+async def delete_table(run: Runner, table: str) -> None:
+    """Remove a table of family ip; one that does not exist is fine.
+
+    :raises KernelError: when nft refuses.
+    """
+    error = await run_script(run, f"table ip {table} {{}}\ndelete table ip {table}\n")
+    if error:
+        raise KernelError(f"cannot remove nftables table ip {table}", error)
+
+
+async def list_tables(run: Runner) -> list[str]:
+    """The names of all tables of family ip in this network namespace.
+
+    :raises KernelError: when nft refuses.
+    """
+    code, output, error = await run(["nft", "list", "tables", "ip"], b"")
+    if code:
+        raise KernelError("cannot list nftables tables", error.decode(errors="replace").strip())
+    return [line.split()[2] for line in output.decode().splitlines() if line.startswith("table ip ")]

@@ -1,0 +1,90 @@
+"""Live objects as the views of the API."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.launch.container import Container
+from orchestrator.runtime.program import environment
+from orchestrator.spec import digest
+from orchestrator.states import ALIVE
+from orchestrator.supervise.project import Project
+from orchestrator.supervise.supervisor import Supervisor
+from orchestrator.views import ContainerView, InspectView, PortView
+
+
+def container_view(supervisor: Supervisor) -> ContainerView:
+    """One container, as ``ps`` shows it."""
+    container = supervisor.container
+    spec = container.spec
+    return ContainerView(
+        project=container.project,
+        service=spec.name,
+        name=container.name,
+        id=container.id,
+        replica=container.replica,
+        kind=spec.kind,
+        image=spec.image,
+        command=list(spec.argv),
+        state=supervisor.state,
+        health=supervisor.health,
+        pid=supervisor.pid,
+        address=str(container.endpoints[0].address) if container.endpoints else None,
+        addresses={endpoint.network.name: str(endpoint.address) for endpoint in container.endpoints},
+        ports=[
+            PortView(
+                host_ip=str(port.host_ip), published=port.published, target=port.target, protocol=port.protocol
+            )
+            for port in container.ports
+        ],
+        restarts=supervisor.restarts,
+        exit_code=None if supervisor.state in ALIVE else supervisor.exit_code,
+        reason=supervisor.reason,
+        created_at=supervisor.created_at,
+        started_at=supervisor.started_at,
+        finished_at=supervisor.finished_at,
+        next_attempt_at=supervisor.next_attempt_at,
+    )
+
+
+def project_containers(project: Project) -> list[ContainerView]:
+    """All of a project's containers, by service and replica."""
+    supervisors = sorted(
+        project.supervisors.values(), key=lambda s: (s.spec.name, s.container.replica, s.container.name)
+    )
+    return [container_view(supervisor) for supervisor in supervisors]
+
+
+def inspect_view(supervisor: Supervisor) -> InspectView:
+    """Everything about one container."""
+    container = supervisor.container
+    return InspectView(
+        container=container_view(supervisor),
+        spec=msgspec.to_builtins(container.spec),
+        spec_digest=digest(container.spec),
+        cgroup=dict(container.cgroup.directories),
+        rootfs=_rootfs(container),
+        log_path=f"{container.log_directory}/container.log",
+        stages=supervisor.stages,
+        program=container.program.describe() if container.program else [],
+        probes=list(supervisor.health_watch.probes) if supervisor.health_watch else [],
+        environment=[
+            f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
+        ],
+    )
+
+
+def _rootfs(container: Container) -> dict[str, object]:
+    return {
+        "image": container.image.reference,
+        "layers": [
+            {
+                "target": lower.target,
+                "lower": list(lower.folders),
+                "upper": f"{container.directory}/{number}/upper",
+            }
+            for number, lower in enumerate(container.image.lowers)
+        ],
+        "hosts": f"{container.run_directory}/hosts",
+        "volumes": dict(container.volumes),
+    }
