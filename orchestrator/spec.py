@@ -254,4 +254,19 @@ class ProjectSpec(Spec, frozen=True):
 
 def digest(spec: Spec) -> str:
     """Hex digest of a spec's meaning: equal exactly for equal specs, whatever the order of their keys."""
-    return hashlib.sha256(msgspec.json.encode(spec, order="deterministic")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(_plain(spec), order="deterministic")).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """The value with every field written out, and whole numbers as such."""
+    match value:
+        case Spec():
+            tag = value.__struct_config__.tag
+            return {"type": tag, **{name: _plain(getattr(value, name)) for name in value.__struct_fields__}}
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case tuple():
+            return [_plain(item) for item in value]
+        case float() if value.is_integer():
+            return int(value)
+    return value

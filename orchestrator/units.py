@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 
 _DURATION_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+# Sixteen digits are more than any duration or size has, and keep the arithmetic finite.
+_DURATION_PART = re.compile(r"(\d{1,16}(?:\.\d{1,16})?)(us|ms|s|m|h|d)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,16}(?:\.\d{1,16})?)\s*(?:b|([kmgt])(?:i?b)?)?", re.IGNORECASE | re.ASCII)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -52,8 +53,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f'{text!r} is not a size (write it like "512K", "256M" or "1.5G")')
-    number, unit, _ = match.groups()
-    return round(float(number) * _SIZE_FACTORS[unit.lower()])
+    number, unit = match.groups()
+    return round(float(number) * _SIZE_FACTORS[(unit or "").lower()])
 
 
 def format_size(count: int) -> str:

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 # Numbers of <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/veth.h>.
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -72,7 +72,7 @@ def _name(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
 
 
-def _nested(kind: int, *attributes: bytes) -> bytes:
+def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
@@ -108,9 +108,7 @@ def new_veth(
     The kernel cannot open the second end of a pair while it makes it (ENOTCONN), so the container's end is
     the first one. The host's end then joins the bridge and comes up. It gets no IPv6 link-local address
     (address generation mode none): the bridge takes every frame of its ports, so such an address could never
-    be used. The last message asks for the link, since that makes the kernel (6.8 and later) carry out the
-    change of carrier at once; otherwise the bridge may go on ignoring the port for a moment, swallow the
-    container's first ARP request, and cost its first connection a second.
+    be used. The last message is there for its effect on the carrier; see :func:`get_link`.
 
     :param bridge: interface index of the bridge.
     :param group: interface group of the host's end, so that :func:`delete_group` finds it.
@@ -126,10 +124,10 @@ def new_veth(
             attribute(IFLA_ADDRESS, mac_bytes(peer_mac)),
             _number(IFLA_MTU, mtu),
             _number(IFLA_NET_NS_FD, netns_fd),
-            _nested(
+            nested(
                 IFLA_LINKINFO,
                 _name(IFLA_INFO_KIND, "veth"),
-                _nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, host_end)),
+                nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, host_end)),
             ),
         )
     )
@@ -137,19 +135,19 @@ def new_veth(
     join = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + by_name + _number(IFLA_MASTER, bridge)
     if os.path.exists("/proc/sys/net/ipv6"):
         mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes((IN6_ADDR_GEN_MODE_NONE,)))
-        join += _nested(IFLA_AF_SPEC, _nested(socket.AF_INET6, mode))
+        join += nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
     return [
         Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, create),
         Message(RTM_NEWLINK, 0, join),
         Message(RTM_NEWLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + by_name),
-        settle_carrier(name),
+        get_link(name),
     ]
 
 
-def settle_carrier(name: str) -> Message:
-    """Carry out an interface's change of carrier now (by asking for the interface; Linux 6.8 and later).
+def get_link(name: str) -> Message:
+    """Ask for an interface; to answer, the kernel (6.8 and later) first carries out its change of carrier.
 
-    Otherwise a kernel worker does it a moment later; until then the interface drops what it sends, and a
+    Otherwise a kernel worker does that a moment later; until then the interface drops what it sends, and a
     bridge ignores the port. One lost ARP request costs a container's first connection a second.
     """
     return Message(RTM_GETLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _name(IFLA_IFNAME, name))
@@ -196,16 +194,15 @@ def replace_default_route(index: int, gateway: str) -> Message:
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
-class RouteSocket:
-    """A route netlink socket of the network namespace in which it is made; not safe for several threads.
+class NetlinkSocket:
+    """A netlink socket of the network namespace in which it is made; not safe for several threads.
 
+    :param protocol: ``NETLINK_ROUTE``, ``NETLINK_NETFILTER``, ...
     :raises OSError: when the socket cannot be made.
     """
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+    def __init__(self, protocol: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
         try:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
@@ -219,64 +216,47 @@ class RouteSocket:
         """Close the socket; closing twice is fine."""
         self._socket.close()
 
-    def __enter__(self) -> RouteSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def request(self, *messages: Message) -> None:
-        """Send messages at once, and read every acknowledgement.
+    def request(self, *messages: Message) -> list[bytes]:
+        """Send messages at once, and read until each is acknowledged (or its dump is complete).
 
         The kernel handles them in order and does not stop at one that fails.
 
+        :returns: the bodies of all answers, in order.
         :raises OSError: of the first message that failed: its errno, and the kernel's own explanation where
-            it gave one; the message's position is the exception's ``position``.
+            it gave one.
         """
         first = self._sequence + 1
         self._sequence += len(messages)
         self._socket.send(
             b"".join(
-                _HEADER.pack(
-                    _HEADER.size + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, first + position, 0
-                )
+                _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, 0)
                 + body
-                for position, (kind, flags, body) in enumerate(messages)
+                for sequence, (kind, flags, body) in enumerate(messages, first)
             )
         )
-        failure: OSError | None = None
+        answers: list[bytes] = []
+        failures: dict[int, OSError] = {}
         waiting = set(range(first, first + len(messages)))
         while waiting:
             for kind, flags, sequence, body in self._receive():
-                if kind != NLMSG_ERROR or sequence not in waiting:
+                if sequence not in waiting:
                     continue  # the rest of an earlier answer
-                waiting.remove(sequence)
-                error = _error(flags, body)
-                if error is not None and failure is None:
-                    error.position = sequence - first  # type: ignore[attr-defined]
-                    failure = error
-        if failure is not None:
-            raise failure
-
-    def link_bytes(self, name: str) -> LinkBytes:
-        """Counters of one interface.
-
-        :raises OSError: ENODEV when there is no such interface.
-        """
-        self._sequence += 1
-        body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _name(IFLA_IFNAME, name)
-        self._socket.send(
-            _HEADER.pack(_HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, self._sequence, 0) + body
-        )
-        while True:
-            for kind, flags, sequence, answer in self._receive():
-                if sequence != self._sequence:
+                if kind not in (NLMSG_ERROR, NLMSG_DONE):
+                    answers.append(body)
                     continue
-                if kind == NLMSG_ERROR:
-                    raise _error(flags, answer) or OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-                for number, value in attributes(answer[_LINK.size :]):
-                    if number == IFLA_STATS64:  # struct rtnl_link_stats64: packets, packets, bytes, bytes
-                        return LinkBytes(*struct.unpack_from("=QQ", value, 16))
+                waiting.remove(sequence)
+                error = _error(flags if kind == NLMSG_ERROR else 0, body)
+                if error is not None:
+                    failures[sequence] = error
+        if failures:
+            raise failures[min(failures)]
+        return answers
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         """The messages of one datagram: type, flags, sequence number, body."""
@@ -288,6 +268,24 @@ class RouteSocket:
                 return
             yield kind, flags, sequence, data[offset + _HEADER.size : offset + length]
             offset += length + (-length % 4)
+
+
+class RouteSocket(NetlinkSocket):
+    """A route netlink socket."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.NETLINK_ROUTE)
+
+    def link_bytes(self, name: str) -> LinkBytes:
+        """Counters of one interface.
+
+        :raises OSError: ENODEV when there is no such interface.
+        """
+        for answer in self.request(get_link(name)):
+            for number, value in attributes(answer[_LINK.size :]):
+                if number == IFLA_STATS64:  # struct rtnl_link_stats64: packets, packets, bytes, bytes, ...
+                    return LinkBytes(*struct.unpack_from("=QQ", value, 16))
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name)
 
 
 def _error(flags: int, body: bytes) -> OSError | None:
@@ -322,7 +320,7 @@ def configure(network: Mapping[str, Any]) -> None:
         name = interface["name"]
         index = socket.if_nametoindex(name)
         messages.append(replace_address(index, interface["address"], interface["prefix"]))
-        messages += [link_up(index), settle_carrier(name)]
+        messages += [link_up(index), get_link(name)]
     default: Mapping[str, Any] | None = network["default"]
     if default is not None:
         index = socket.if_nametoindex(default["name"])

@@ -23,6 +23,14 @@ def write(path: str, text: str) -> Operation:
     return ["write", path, text]
 
 
+def netlink_configure(network: dict[str, Any]) -> Operation:
+    """Bring up ``lo`` and the interfaces of the network namespace, with addresses and default route.
+
+    :param network: as :func:`orchestrator.kernel.netlink.configure` takes it.
+    """
+    return ["netlink-configure", network]
+
+
 def _mkdir(path: str, mode: int) -> None:
     try:
         os.mkdir(path, mode)
@@ -38,10 +46,27 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-PERFORM: dict[str, Callable[..., None]] = {"mkdir": _mkdir, "write": _write}
+def _netlink_configure(network: dict[str, Any]) -> None:
+    from orchestrator.kernel import netlink  # here: most processes that load this module never need it
+
+    netlink.configure(network)
+
+
+def _describe_netlink_configure(network: dict[str, Any]) -> str:
+    from orchestrator.kernel import netlink
+
+    return netlink.describe_configure(network)
+
+
+PERFORM: dict[str, Callable[..., None]] = {
+    "mkdir": _mkdir,
+    "write": _write,
+    "netlink-configure": _netlink_configure,
+}
 DESCRIBE: dict[str, Callable[..., str]] = {
     "mkdir": lambda path, mode: f"mkdir {path} {mode:04o}",
     "write": lambda path, text: f"write {text!r} to {path}",
+    "netlink-configure": _describe_netlink_configure,
 }
 
 

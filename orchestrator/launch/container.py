@@ -9,8 +9,7 @@ from ipaddress import IPv4Address
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
-from orchestrator.network.manager import Network
-from orchestrator.network.publish import PublishedPort
+from orchestrator.network.model import Network, PublishedPort
 from orchestrator.runtime.program import Program
 from orchestrator.spec import ServiceSpec
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,14 @@ class Terminal:
 
     rows: int = 24
     columns: int = 80
+
+
+@dataclass(slots=True)
+class Attached:
+    """A start whose terminal (or pipes, if there is none) are the caller's instead of the log's."""
+
+    terminal: Terminal | None
+    stdin: bool
 
 
 @dataclass(slots=True)
@@ -101,12 +108,12 @@ class Launcher:
         self._rootfs.rewrite_hosts(container, hosts)
 
     async def start(
-        self, container: Container, terminal: Terminal | None = None, interactive: bool = False
+        self, container: Container, attached: Attached | None = None
     ) -> tuple[Process, list[tuple[str, float]]]:
         """Start the container's program; returns when it has been exec'd, with the seconds each stage took.
 
-        With ``interactive`` the descriptors of its terminal or pipes stay in the process, for the caller;
-        otherwise its output goes to its log.
+        With ``attached`` the descriptors stay in the process, for the caller; otherwise its output goes to its
+        log.
 
         :raises LaunchError: naming the operation that failed, the object and the errno.
         """
@@ -114,6 +121,7 @@ class Launcher:
         what = f'cannot start "{container.name}"'
         self._make_cgroup_parents(container)
         network = self._network.contribute(container)
+        terminal = attached.terminal if attached else None
         container.program = program = compile_start(
             container.spec,
             container.hostname,
@@ -122,7 +130,7 @@ class Launcher:
             network,
             self._last_capability,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
-            stdin=interactive and terminal is None,
+            stdin=attached is not None and attached.stdin and terminal is None,
         )
         compiled = time.perf_counter()
         process = self._spawner.launch(program, [container.netns] if network.existing else [])
@@ -132,8 +140,8 @@ class Launcher:
             if network.new and "netns" in process.descriptors:
                 container.netns = process.take("netns")
                 self._network.attach(container)
-            attached = time.perf_counter()
-            if not interactive:
+            connected = time.perf_counter()
+            if attached is None:
                 self._attach_log(container, process)
             if network.wait:
                 process.proceed()
@@ -143,21 +151,16 @@ class Launcher:
             await self._discard_network(container, network.new)
             process.close()
             raise explain(what, container.image.reference, failure) from None
-        except OSError as error:  # of the network's part
+        except SpawnerError:
+            process.close()
+            raise
+        except (OSError, OrchError) as error:  # of the network's part: the child is still waiting for it
             process.send_signal(signal.SIGKILL)
             await process.exited()
             await self._discard_network(container, network.new)
             process.close()
-            cause = (
-                f"attach {', '.join(e.network.name for e in container.endpoints)}: {error.strerror or error}"
-            )
-            raise LaunchError(what, cause) from None
-        except OrchError as error:
-            process.close()
-            raise (
-                error if isinstance(error, (LaunchError, SpawnerError)) else LaunchError(what, str(error))
-            ) from None
-        stages = [("compile", compiled - begin), ("clone", cloned - compiled), ("attach", attached - cloned)]
+            raise error if isinstance(error, LaunchError) else LaunchError(what, str(error)) from None
+        stages = [("compile", compiled - begin), ("clone", cloned - compiled), ("attach", connected - cloned)]
         return process, [*stages, *(("child " + name, s) for name, s in process.stages),
                          ("total", time.perf_counter() - begin)]  # fmt: skip
 
@@ -184,6 +187,9 @@ class Launcher:
         child = self._spawner.launch(program, [process.pidfd])
         try:
             await child.started()
+        except asyncio.CancelledError:
+            child.abandon()
+            raise
         except ProgramFailed as failure:
             await child.exited()
             child.close()

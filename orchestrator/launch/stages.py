@@ -12,8 +12,8 @@ import stat
 from collections.abc import Sequence
 
 from orchestrator.launch.container import Container
-from orchestrator.network import configure
 from orchestrator.network.manager import NetworkManager
+from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
 from orchestrator.runtime.rootfs import Bind, Layer
 
@@ -130,10 +130,9 @@ class NetworkStage:
             return NetworkPart(new=False)
         if container.netns >= 0:
             return NetworkPart(new=False, existing=True)
-        interfaces = [
-            (endpoint.index, endpoint.address, endpoint.network) for endpoint in container.endpoints
-        ]
-        return NetworkPart(new=True, wait=bool(interfaces), configure=configure.compile_configure(interfaces))
+        attachments = [(endpoint.network, endpoint.address) for endpoint in container.endpoints]
+        configure = compile_network(container.spec.network_mode, attachments)
+        return NetworkPart(new=True, wait=bool(attachments), configure=configure)
 
     def attach(self, container: Container) -> None:
         """Make the veths into the namespace ``container.netns``."""
@@ -151,5 +150,5 @@ class NetworkStage:
                 container.netns = -1
             if container.attached and not with_networks:
                 for endpoint in container.endpoints:
-                    await asyncio.to_thread(self._manager.detach, endpoint.veth)
+                    await self._manager.detach(endpoint.veth)
             container.attached = False

@@ -58,7 +58,10 @@ def _write(value: str) -> None:
             file.write(value)
     except OSError as error:
         raise KernelError(
-            f"cannot set net.ipv4.ip_forward to {value}", f"{error.strerror}", "set it by hand", error.errno or 0
+            f"cannot set net.ipv4.ip_forward to {value}",
+            f"{error.strerror}",
+            "set it by hand",
+            error.errno or 0,
         )
 
 

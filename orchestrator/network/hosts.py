@@ -80,7 +80,9 @@ def render_resolv_conf(host: str, upstream: str | None = None, *, egress: bool =
         if text is not None and egress and any(_servers(text)):
             return "".join(f"{line}\n" for line in text.splitlines() if _keep(line))
     options = [line for line in host.splitlines() if _keep(line) and _keyword(line) != "nameserver"]
-    reason = "none of the host's name servers can be reached from here" if egress else "internal networks only"
+    reason = (
+        "none of the host's name servers can be reached from here" if egress else "internal networks only"
+    )
     return "".join(f"{line}\n" for line in [f"# no name server: {reason}", *options])
 
 

@@ -95,7 +95,9 @@ def allocate(
     :raises AddressPoolError: when there are more names than :func:`capacity` allows.
     """
     reserved = {gateway, subnet.network_address, subnet.broadcast_address}
-    kept = {name: address for name, address in existing.items() if address in subnet and address not in reserved}
+    kept = {
+        name: address for name, address in existing.items() if address in subnet and address not in reserved
+    }
     names = list(dict.fromkeys(wanted))
     total = len(kept) + sum(name not in kept for name in names)
     if total > capacity(subnet):

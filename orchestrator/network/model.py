@@ -71,7 +71,9 @@ def host_address(port: Port) -> IPv4Address:
         return IPv4Address(port.host_ip)
     except AddressValueError as error:
         raise UsageError(
-            f'cannot publish port {port.target} on "{port.host_ip}"', str(error), "use an IPv4 address of this host"
+            f'cannot publish port {port.target} on "{port.host_ip}"',
+            str(error),
+            "use an IPv4 address of this host",
         )
 
 

@@ -122,7 +122,9 @@ def _sockets(protocol: str) -> Iterator[_Socket]:
 
 def _address(raw: str) -> str:
     """An address of /proc/net/tcp: 32-bit words in the host's byte order, in hexadecimal."""
-    words = [int(raw[at : at + 8], 16).to_bytes(4, "little" if _LITTLE else "big") for at in range(0, len(raw), 8)]
+    words = [
+        int(raw[at : at + 8], 16).to_bytes(4, "little" if _LITTLE else "big") for at in range(0, len(raw), 8)
+    ]
     packed = b"".join(words)
     if packed[:12] == bytes(10) + b"\xff\xff":
         packed = packed[12:]

@@ -182,4 +182,6 @@ def parse(listing: str | bytes) -> Elements | None:
 
 def _text(value: Any, types: Iterable[str]) -> str:
     parts = value["concat"] if isinstance(value, dict) else [value]
-    return " . ".join(f'"{part}"' if kind == "ifname" else str(part) for part, kind in zip(parts, types, strict=True))
+    return " . ".join(
+        f'"{part}"' if kind == "ifname" else str(part) for part, kind in zip(parts, types, strict=True)
+    )

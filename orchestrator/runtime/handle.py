@@ -111,6 +111,11 @@ class Process:
             except ProcessLookupError:
                 pass
 
+    def abandon(self) -> None:
+        """Nobody wants the process any more: kill it as soon as it exists, and close it when it has ended."""
+        self._cloned.add_done_callback(lambda _: self.send_signal(signal.SIGKILL))
+        self._exited.add_done_callback(lambda _: self.close())
+
     def close(self) -> None:
         """Close every descriptor that nobody has taken."""
         for fd in self.descriptors.values():

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from orchestrator.kernel import netlink as _loaded_for_children  # noqa: F401 - they cannot: they have pivoted
 from orchestrator.kernel.operations import perform
 from orchestrator.kernel.syscalls import (
     CLONE_NEWPID,

@@ -30,7 +30,7 @@ from orchestrator.spec import Condition, ProjectSpec
 from orchestrator.states import ENDED, State
 from orchestrator.supervise.stopping import signal_number
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import LogLine, VersionView
+from orchestrator.views import LogLine, StatsView, VersionView
 
 log = structlog.get_logger()
 _MAX_BODY = 16 << 20
@@ -352,17 +352,22 @@ class Api:
         reader = StatsReader()
         self._query_selection(request)
         response = await _begin_stream(request)
-        await asyncio.to_thread(reader.read, self._query_selection(request))
+        await self._read_stats(reader, self._query_selection(request))
         while True:
             await asyncio.sleep(interval if _flag(request, "stream") else min(interval, 0.2))
             try:
                 supervisors = self._query_selection(request)
             except NotFoundError:
                 return response  # the project has gone meanwhile
-            views = await asyncio.to_thread(reader.read, supervisors)
+            views = await self._read_stats(reader, supervisors)
             await response.write(_encoder.encode(views) + b"\n")
             if not _flag(request, "stream"):
                 return response
+
+    async def _read_stats(self, reader: StatsReader, supervisors: list[Supervisor]) -> list[StatsView]:
+        veths = [endpoint.veth for s in supervisors for endpoint in s.container.endpoints]
+        traffic = await self._daemon.facilities.networks.stats(veths)
+        return await asyncio.to_thread(reader.read, supervisors, traffic)
 
     async def top(self, request: web.Request) -> web.StreamResponse:
         """Their processes."""
@@ -421,7 +426,7 @@ def _project_state(states: list[State]) -> str:
 
 def _source(supervisor: Supervisor) -> Source:
     container = supervisor.container
-    return Source(container.name, container.id, container.log_directory)
+    return Source(name=container.name, key=container.id, directory=container.log_directory)
 
 
 def _log_line(supervisor: Supervisor, record: LogRecord) -> LogLine:
@@ -438,17 +443,26 @@ def _log_line(supervisor: Supervisor, record: LogRecord) -> LogLine:
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except OrchError as error:
-        return _json({"error": error.to_wire()}, _status(error))
-    except web.HTTPException as error:
-        wire = UsageError(f"{request.method} {request.path}", error.reason).to_wire()
-        return _json({"error": wire}, error.status)
     except (ConnectionResetError, asyncio.CancelledError):
         raise  # the client has gone
+    except OrchError as error:
+        return await _answer_error(request, error, _status(error))
+    except web.HTTPException as error:
+        return await _answer_error(request, UsageError(f"{request.method} {request.path}", error.reason), error.status)
     except Exception as error:
         log.exception("request failed", path=request.path)
         text = f"{type(error).__name__}: {error}"
-        return _json({"error": OrchError("the service failed", text, "this is a bug in orch").to_wire()}, 500)
+        return await _answer_error(request, OrchError("the service failed", text, "this is a bug in orch"), 500)
+
+
+async def _answer_error(request: web.Request, error: OrchError, status: int) -> web.StreamResponse:
+    """The error as the answer or, when a stream has begun, as its last line."""
+    body = {"error": error.to_wire()}
+    stream: web.StreamResponse | None = request.get("stream")
+    if stream is None:
+        return _json(body, status)
+    await stream.write(_encoder.encode(body) + b"\n")
+    return stream
 
 
 def _status(error: OrchError) -> int:
@@ -485,6 +499,7 @@ def _project_of(request: web.Request) -> str:
 async def _begin_stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)
+    request["stream"] = response
     return response
 
 

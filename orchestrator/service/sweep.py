@@ -19,7 +19,8 @@ from orchestrator.errors import OrchError
 from orchestrator.ids import Instance
 from orchestrator.launch.stages import remove_tree
 from orchestrator.ledger import Entry, Ledger
-from orchestrator.network.manager import NetworkManager, Runner
+from orchestrator.network.manager import NetworkManager
+from orchestrator.network.model import Runner
 
 log = structlog.get_logger()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import time
+from collections.abc import Mapping
 
 from orchestrator.errors import OrchError
-from orchestrator.network.traffic import read_traffic
+
 from orchestrator.states import ALIVE
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import ProcessView, StatsView
@@ -22,19 +23,22 @@ class StatsReader:
     def __init__(self) -> None:
         self._previous: dict[str, tuple[float, float]] = {}  # id -> (time, cpu seconds)
 
-    def read(self, supervisors: list[Supervisor]) -> list[StatsView]:
-        """One reading of all that run. Reads kernel files: call it off the event loop for many containers."""
+    def read(self, supervisors: list[Supervisor], traffic: Mapping[str, tuple[int, int]]) -> list[StatsView]:
+        """One reading of all that run. Reads kernel files: call it off the event loop.
+
+        :param traffic: bytes received and sent, by veth.
+        """
         views = []
         for supervisor in supervisors:
             if supervisor.state not in ALIVE:
                 continue
             try:
-                views.append(self._read_one(supervisor))
+                views.append(self._read_one(supervisor, traffic))
             except (OSError, OrchError):
                 continue  # it ended while we looked
         return views
 
-    def _read_one(self, supervisor: Supervisor) -> StatsView:
+    def _read_one(self, supervisor: Supervisor, traffic: Mapping[str, tuple[int, int]]) -> StatsView:
         container = supervisor.container
         stats = container.cgroup.stats()
         now = time.time()
@@ -43,7 +47,7 @@ class StatsReader:
         percent = None
         if before and now > before[0]:
             percent = 100.0 * (stats.cpu_seconds - before[1]) / (now - before[0])
-        received, sent = read_traffic([endpoint.veth for endpoint in container.endpoints])
+        links = [traffic[e.veth] for e in container.endpoints if e.veth in traffic]
         return StatsView(
             project=container.project,
             service=container.spec.name,
@@ -60,8 +64,8 @@ class StatsReader:
             pids_limit=stats.pids_limit,
             io_read_bytes=stats.io_read_bytes,
             io_write_bytes=stats.io_write_bytes,
-            net_rx_bytes=received,
-            net_tx_bytes=sent,
+            net_rx_bytes=sum(received for received, _ in links),
+            net_tx_bytes=sum(sent for _, sent in links),
             oom_kills=stats.oom_kills,
         )
 

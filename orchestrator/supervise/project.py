@@ -24,8 +24,9 @@ from orchestrator.launch.stages import remove_tree
 from orchestrator.ledger import Ledger
 from orchestrator.logs.pump import LogPump
 from orchestrator.network import hosts, ipam
-from orchestrator.network.manager import Network, NetworkManager
-from orchestrator.network.publish import PublishedPort
+from orchestrator.network.manager import NetworkManager
+from orchestrator.network.model import Network, PublishedPort
+from orchestrator.network.program import primary
 from orchestrator.plan.observed import ObservedContainer, ObservedProject
 from orchestrator.runtime.handle import SpawnerHandle
 from orchestrator.spec import NetworkSpec, Port, ProjectSpec, ServiceSpec
@@ -72,7 +73,7 @@ class Project:
         self._listener = listener
         self._images: dict[str, asyncio.Task[Image]] = {}
         self._reserved: dict[str, list[socket.socket]] = {}  # by container id
-        self._resolv_conf = ""
+        self._host_files = _HostFiles.read()
 
     # Observing
 
@@ -122,6 +123,7 @@ class Project:
         """Remove a network and whatever is left on it."""
         live = self.networks.pop(name)
         await self._facilities.networks.remove(live.network)
+        await self._facilities.networks.destroy()  # of the rules, when this was the instance's last network
         self._facilities.ledger.free("network", f"{self.name}/{name}")
 
     def volume_path(self, name: str) -> str:
@@ -164,10 +166,10 @@ class Project:
                 wanted.setdefault(attachment.network, []).extend(names)
         for name, live in self.networks.items():
             kept = [container for container in live.addresses if container in self.supervisors]
+            members = [*kept, *wanted.get(name, [])]
             live.addresses = ipam.allocate(
-                live.network.subnet, live.network.gateway, live.addresses,
-                list(dict.fromkeys([*kept, *wanted.get(name, [])])), name,
-            )  # fmt: skip
+                name, live.network.subnet, live.network.gateway, live.addresses, members
+            )
 
     async def create_container(self, spec: ServiceSpec, replica: int, one_off: str = "") -> Supervisor:
         """Make a container, pending; nothing of the kernel's is touched before it is started.
@@ -189,9 +191,9 @@ class Project:
         self._place(container)
         container.ports = self._reserve(container, spec.ports)
         try:
-            if not self._resolv_conf:
-                self._resolv_conf = await asyncio.to_thread(hosts.host_resolv_conf)
-            self._facilities.launcher.prepare(container, self._hosts_of(container), self._resolv_conf)
+            self._facilities.launcher.prepare(
+                container, self._hosts_of(container), self._resolv_conf(container)
+            )
         except BaseException:
             self._release(container)
             raise
@@ -267,10 +269,10 @@ class Project:
         for index, attachment in enumerate(container.spec.networks):
             live = self.networks[attachment.network]
             if container.name not in live.addresses:
-                live.addresses |= ipam.allocate(
-                    live.network.subnet, live.network.gateway, live.addresses,
-                    [*live.addresses, container.name], attachment.network,
-                )  # fmt: skip
+                names = [*live.addresses, container.name]
+                live.addresses = ipam.allocate(
+                    attachment.network, live.network.subnet, live.network.gateway, live.addresses, names
+                )
             veth = container.instance.veth(container.id, index)
             endpoints.append(Endpoint(live.network, live.addresses[container.name], index, veth))
         container.endpoints = tuple(endpoints)
@@ -282,9 +284,9 @@ class Project:
             for port in ports:
                 sock = self._facilities.networks.reserve(port)
                 held.append(sock)
-                number = sock.getsockname()[1]
-                address = container.endpoints[0].address
-                published.append(PublishedPort(port.protocol, port.host_ip, number, address, port.target))
+                way_in = primary([endpoint.network for endpoint in container.endpoints])
+                endpoint = container.endpoints[way_in or 0]
+                published.append(PublishedPort.of(port, sock.getsockname()[1], endpoint.address))
         except BaseException:
             self._release(container)
             raise
@@ -298,21 +300,57 @@ class Project:
                 live.addresses.pop(container.name, None)
 
     def _hosts_of(self, container: Container) -> str:
-        neighbours = []
-        for attachment in container.spec.networks:
-            live = self.networks[attachment.network]
-            for spec in self._known_specs():
-                aliases = [a.aliases for a in spec.networks if a.network == attachment.network]
-                if not aliases:
-                    continue
-                for number in range(1, spec.replicas + 1):
-                    name = container_name(self.name, spec.name, number)
-                    if name in live.addresses:
-                        neighbours.append(
-                            hosts.Neighbour(live.addresses[name], name, spec.name, number, tuple(aliases[0]))
-                        )
-        own = str(container.endpoints[0].address) if container.endpoints else None
-        return hosts.render_hosts(container.hostname, own, neighbours)
+        host_mode = container.spec.network_mode == "host"
+        base = self._host_files.hosts if host_mode else hosts.LOCALHOST
+        own = hosts.Member(
+            container.name, container.spec.name, container.replica, container.hostname,
+            {endpoint.network.name: endpoint.address for endpoint in container.endpoints},
+        )  # fmt: skip
+        return hosts.render_hosts(own, self._members(), base=base, every_network=host_mode)
 
-    def _known_specs(self) -> list[ServiceSpec]:
-        return list(self.spec.services.values())
+    def _members(self) -> list[hosts.Member]:
+        """Every container that the project has or will have, by its names."""
+        members = []
+        for spec in self.spec.services.values():
+            aliases = {attachment.network: attachment.aliases for attachment in spec.networks}
+            for number in range(1, spec.replicas + 1):
+                name = container_name(self.name, spec.name, number)
+                addresses = {
+                    network: self.networks[network].addresses[name]
+                    for network in aliases
+                    if network in self.networks and name in self.networks[network].addresses
+                }
+                if addresses:
+                    members.append(hosts.Member(name, spec.name, number, name, addresses, aliases))
+        return members
+
+    def _resolv_conf(self, container: Container) -> str:
+        if container.spec.network_mode == "host":
+            return self._host_files.resolv_conf
+        return hosts.render_resolv_conf(
+            self._host_files.resolv_conf, self._host_files.upstream,
+            egress=any(not endpoint.network.internal for endpoint in container.endpoints),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _HostFiles:
+    """The host's own answers to what a name means, as they are when a project comes up."""
+
+    hosts: str = hosts.LOCALHOST
+    resolv_conf: str = ""
+    upstream: str | None = None
+
+    @classmethod
+    def read(cls) -> _HostFiles:
+        """Read them; what is missing counts as empty."""
+        texts = [_read("/etc/hosts"), _read("/etc/resolv.conf"), _read("/run/systemd/resolve/resolv.conf")]
+        return cls(texts[0] or hosts.LOCALHOST, texts[1] or "", texts[2])
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None

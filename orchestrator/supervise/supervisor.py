@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import ConflictError, KernelError, LaunchError, OrchError, SpawnerError
 from orchestrator.launch.container import Container
-from orchestrator.launch.launcher import ExecRequest, Launcher, Terminal
+from orchestrator.launch.launcher import Attached, ExecRequest, Launcher, Terminal
 from orchestrator.runtime.handle import Exit, Process
 from orchestrator.spec import ServiceSpec
 from orchestrator.states import ALIVE, ENDED, Event, Health, State, transition
@@ -207,14 +207,14 @@ class Supervisor:
             self._start_health()
         self._changed("updated", "")
 
-    async def attach(self, terminal: Terminal | None) -> Process:
-        """Start it with its input and output left to the caller, once, without restarts (``orch run``).
+    async def attach(self, terminal: Terminal | None, stdin: bool) -> Process:
+        """Start it with its terminal, or its pipes, left to the caller, once, without restarts (``orch run``).
 
         :raises LaunchError: when it cannot be started.
         """
         self._to(Event.START, "", "starting")
         try:
-            process = await self._begin(terminal, interactive=True)
+            process = await self._begin(Attached(terminal, stdin))
         except LaunchError as error:
             self.error = error
             self._to(Event.START_FAILED, str(error), "start-failed")
@@ -264,10 +264,10 @@ class Supervisor:
             )  # fmt: skip
         return await self._see_out(process)
 
-    async def _begin(self, terminal: Terminal | None = None, interactive: bool = False) -> Process:
+    async def _begin(self, attached: Attached | None = None) -> Process:
         self._oom_kills = self._count_oom_kills()
         try:
-            process, stages = await self._launcher.start(self.container, terminal, interactive)
+            process, stages = await self._launcher.start(self.container, attached)
         except OrchError as error:
             raise (
                 error

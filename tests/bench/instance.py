@@ -116,13 +116,16 @@ class Instance:
     def pids(self) -> tuple[int, int]:
         """(the service's pid, the spawner's)."""
         assert self._process is not None
-        service = self._process.pid
-        with open(f"/proc/{service}/task/{service}/children") as file:
-            children = [int(word) for word in file.read().split()]
-        spawners = [pid for pid in children if b"spawner" in _read(f"/proc/{pid}/cmdline")]
-        if len(spawners) != 1:
-            raise RuntimeError(f"the service has {len(spawners)} spawners among its children {children}")
-        return service, spawners[0]
+        # The spawner is no child of the service; a container's process looks like it until it execs.
+        module = b"orchestrator.runtime.spawner"
+        found = [
+            int(pid)
+            for pid in os.listdir("/proc")
+            if pid.isdigit() and module in _read(f"/proc/{pid}/cmdline")
+        ]
+        if not found:
+            raise RuntimeError("the service has no spawner")
+        return self._process.pid, min(found)
 
     def resident(self) -> tuple[int, int]:
         """Resident memory (VmRSS, bytes) of service and spawner."""
