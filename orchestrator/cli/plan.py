@@ -32,7 +32,7 @@ examples:
 
 
 def _execute(context: Context) -> int:
-    project = load_project(context).project
+    project = load_project(context, takes_ports=True).project
     check_services(project, context.names)
     plan = _plan(context, project)
     if context.json:

@@ -8,15 +8,15 @@ the service knows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import NotFoundError, ServiceUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.cli.context import Context
-    from orchestrator.manifest.load import Loaded
-    from orchestrator.spec import ProjectSpec
+    from orchestrator.manifest.load import Loaded, PortChoice
+    from orchestrator.spec import Port, ProjectSpec
 
 #: As manifest.load has them, whose import would cost every command 20 ms.
 DEFAULT_NAMES = ("orch.toml", "manifest.toml")
@@ -33,16 +33,43 @@ def split_words(words: Sequence[str], file: str | None) -> tuple[str | None, lis
     return file, rest
 
 
-def load_project(context: Context) -> Loaded:
+def load_project(context: Context, *, takes_ports: bool = False) -> Loaded:
     """Read the manifest, and print its warnings.
 
+    :param takes_ports: see that the ports which the named services would take are free.
     :raises UsageError: when there is none.
     :raises ManifestError: with every problem in it.
     """
-    loaded = _load(_manifest(context), context.args.profile, context.args.project, check_host=True)
+    loaded = _load(
+        _manifest(context), context.args.profile, context.args.project, check_host=True,
+        ports_to_take=(lambda project: _ports_to_take(context, project)) if takes_ports else None,
+    )  # fmt: skip
     for warning in loaded.warnings:
         context.warn(warning)
     return loaded
+
+
+def _ports_to_take(context: Context, project: ProjectSpec) -> Iterator[tuple[str, int, Port]]:
+    """The ports that ``up`` of the named services would publish, and that the project has not got already."""
+    from orchestrator.plan.graph import closure, dependency_graph
+
+    chosen = closure(dependency_graph(project.services), context.names or project.services)
+    ports = [
+        (service, index, port)
+        for service in sorted(chosen)
+        for index, port in enumerate(project.services[service].ports)
+        if port.published
+    ]
+    held = _held_ports(context, project.name) if ports else set()
+    return (entry for entry in ports if (entry[2].protocol, entry[2].published) not in held)
+
+
+def _held_ports(context: Context, project: str) -> set[tuple[str, int]]:
+    try:
+        containers = context.client.containers(project, all=True)
+    except (ServiceUnavailableError, NotFoundError):  # it is not up
+        return set()
+    return {(port.protocol, port.published) for container in containers for port in container.ports}
 
 
 def check_services(project: ProjectSpec, names: Iterable[str]) -> None:
@@ -116,10 +143,23 @@ def _name_in(path: str) -> str:
     return name or project_name(os.path.basename(os.path.dirname(os.path.abspath(path))))
 
 
-def _load(path: str, profiles: Sequence[str], name: str | None = None, check_host: bool = False) -> Loaded:
+def _load(
+    path: str,
+    profiles: Sequence[str],
+    name: str | None = None,
+    check_host: bool = False,
+    ports_to_take: PortChoice | None = None,
+) -> Loaded:
     from orchestrator.manifest.load import load
 
-    return load(path, environ=os.environ, profiles=profiles, name=name, check_host=check_host)
+    return load(
+        path,
+        environ=os.environ,
+        profiles=profiles,
+        name=name,
+        check_host=check_host,
+        ports_to_take=ports_to_take,
+    )
 
 
 def _manifest(context: Context) -> str:

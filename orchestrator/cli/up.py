@@ -65,7 +65,7 @@ def execute(context: Context) -> int:
     args = context.args
     if args.detach and (args.abort_on_exit or args.exit_code_from):
         raise UsageError("--detach cannot be combined with --abort-on-exit or --exit-code-from")
-    project = load_project(context).project
+    project = load_project(context, takes_ports=True).project
     check_services(project, filter(None, [*context.names, args.exit_code_from]))
     ensure_service(context.client)
     return _in_background(context, project) if args.detach else _Foreground(context, project).run()

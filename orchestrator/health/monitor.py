@@ -46,7 +46,7 @@ class HealthState:
         if self.last.ok:
             return "healthy"
         if self.failures == 0:
-            return f"not healthy yet: {self.last.output}"
+            return f"last check failed: {self.last.output}"
         return f"{self.failures}/{_retries(check)} checks failed: {self.last.output}"
 
 

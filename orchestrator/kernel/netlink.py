@@ -27,6 +27,7 @@ RTM_NEWADDR, RTM_NEWROUTE = 20, 24
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 IFLA_STATS64, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 23, 26, 27, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, IFLA_BRPORT_MODE = 4, 5, 4
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_OIF, RTA_GATEWAY = 4, 5
@@ -102,6 +103,7 @@ def new_veth(
     peer: str,
     peer_index: int,
     peer_mac: str,
+    hairpin: bool = False,
 ) -> list[Message]:
     """A veth pair: one end on a bridge of this namespace, its peer inside another; both up.
 
@@ -114,6 +116,9 @@ def new_veth(
     :param group: interface group of the host's end, so that :func:`delete_group` finds it.
     :param netns_fd: descriptor of the network namespace that gets the peer.
     :param peer_index: interface index of the peer in there; must be free.
+    :param hairpin: let the bridge send a frame back through the port it came from. That is how a container
+        reaches itself by a published port where ``bridge-nf-call-iptables`` is on: the bridge then delivers
+        redirected frames by itself, and does not route them.
     """
     host_end = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + b"".join(
         (_name(IFLA_IFNAME, name), _number(IFLA_MTU, mtu), _number(IFLA_GROUP, group))
@@ -136,10 +141,14 @@ def new_veth(
     if os.path.exists("/proc/sys/net/ipv6"):
         mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes((IN6_ADDR_GEN_MODE_NONE,)))
         join += nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+    up = _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + by_name
+    if hairpin:
+        slave = nested(IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_MODE, b"\1"))
+        up += nested(IFLA_LINKINFO, _name(IFLA_INFO_SLAVE_KIND, "bridge"), slave)
     return [
         Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, create),
         Message(RTM_NEWLINK, 0, join),
-        Message(RTM_NEWLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + by_name),
+        Message(RTM_NEWLINK, 0, up),
         get_link(name),
     ]
 

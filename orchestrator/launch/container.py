@@ -43,6 +43,8 @@ class Container:
     netns: int = -1
     #: Whether its veths exist.
     attached: bool = False
+    #: Hash of the hosts file that it has.
+    hosts: int = 0
     #: Set when everything that its latest run wrote is in its log.
     log_closed: asyncio.Event | None = None
     #: The launch program of its latest start.

@@ -76,7 +76,6 @@ class Launcher:
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
-        self._cgroup_parents: set[str] = set()
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
 
@@ -119,7 +118,6 @@ class Launcher:
         """
         begin = time.perf_counter()
         what = f'cannot start "{container.name}"'
-        self._make_cgroup_parents(container)
         network = self._network.contribute(container)
         terminal = attached.terminal if attached else None
         container.program = program = compile_start(
@@ -146,6 +144,7 @@ class Launcher:
             if network.wait:
                 process.proceed()
             await process.started()
+            self._cgroup.entered(container)
         except ProgramFailed as failure:
             await process.exited()
             await self._discard_network(container, network.new)
@@ -202,6 +201,7 @@ class Launcher:
         :raises LaunchError: naming the file that refused; the container then keeps its old limits or some new.
         """
         try:
+            perform(self._cgroup.parents(container.cgroup, spec))
             perform(container.cgroup.compile_update(container.spec.resources, spec.resources))
         except OSError as error:
             raise LaunchError(
@@ -244,25 +244,9 @@ class Launcher:
                 async with asyncio.timeout(_LOG_PATIENCE):
                     await container.log_closed.wait()
 
-    def _make_cgroup_parents(self, container: Container) -> None:
-        parent = container.cgroup.path.rpartition("/")[0]
-        if parent in self._cgroup_parents:
-            return
-        try:
-            perform(container.cgroup.compile_parents(container.spec.resources, container.spec.replicas))
-        except OSError as error:
-            raise LaunchError(
-                f'cannot start "{container.name}"', f"cgroup {error.filename}: {error.strerror}",
-                "see orch doctor for what this host's cgroups offer",
-            ) from None  # fmt: skip
-        self._cgroup_parents.add(parent)
-
-    def forget_cgroup_parents(self, project: str) -> None:
-        """The cgroups of a project are gone."""
-        prefix = f"{self._instance.cgroup_parent}/{project}"
-        self._cgroup_parents = {
-            p for p in self._cgroup_parents if p != prefix and not p.startswith(prefix + "/")
-        }
+    def forget_cgroups(self, path: str) -> None:
+        """The cgroup ``path``, a parent of containers' cgroups, has been removed."""
+        self._cgroup.forget(path)
 
     async def _discard_network(self, container: Container, new: bool) -> None:
         """A namespace whose set-up was cut short is not used again: the next start makes another."""

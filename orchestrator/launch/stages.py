@@ -11,11 +11,14 @@ import shutil
 import stat
 from collections.abc import Sequence
 
+from orchestrator.cgroups.group import Cgroup
+from orchestrator.kernel.operations import Operation
 from orchestrator.launch.container import Container
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
 from orchestrator.runtime.rootfs import Bind, Layer
+from orchestrator.spec import ServiceSpec
 
 #: Small files that every container sees instead of its image's own.
 _ETC_FILES = ("hosts", "hostname", "resolv.conf")
@@ -26,14 +29,40 @@ class CgroupStage:
 
     name = "cgroup"
 
+    def __init__(self) -> None:
+        #: What has been done for parents, by file or folder: no start needs to do it again.
+        self._done: dict[str, Operation] = {}
+
     def contribute(self, container: Container) -> CgroupPart:
-        """What spawner and child do to be born in it."""
+        """What spawner and child do to be born in it.
+
+        The parents' part is left to them as well: it is idempotent, and children work side by side while the
+        service has only one thread.
+        """
         cgroup, resources = container.cgroup, container.spec.resources
+        parents = self.parents(cgroup, container.spec)
+        unified = cgroup.directories.get("unified", "").removesuffix(cgroup.path)
+        early = [operation for operation in parents if unified and operation[1].startswith(unified)]
+        late = [operation for operation in parents if operation not in early]
         return CgroupPart(
-            prepare=cgroup.compile_prepare(resources),
-            enter=cgroup.compile_enter(resources),
+            prepare=early + cgroup.compile_prepare(resources),
+            enter=late + cgroup.compile_enter(resources),
             clone_into=cgroup.clone_into,
         )
+
+    def parents(self, cgroup: Cgroup, spec: ServiceSpec) -> list[Operation]:
+        """What is still to be done for the levels above a container's cgroup."""
+        operations = cgroup.compile_parents(spec.resources, spec.replicas)
+        return [operation for operation in operations if self._done.get(operation[1]) != operation]
+
+    def entered(self, container: Container) -> None:
+        """A container was born in its cgroup, so all its parents are as they should be."""
+        parents = container.cgroup.compile_parents(container.spec.resources, container.spec.replicas)
+        self._done |= {operation[1]: operation for operation in parents}
+
+    def forget(self, path: str) -> None:
+        """The cgroup ``path`` and all beneath it have been removed."""
+        self._done = {file: done for file, done in self._done.items() if f"/{path}/" not in f"{file}/"}
 
     async def remove(self, container: Container) -> None:
         """Kill whatever is left in it, and remove it.
@@ -57,16 +86,18 @@ class RootfsStage:
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
         """Make the folders; quick, and nothing is written to the image."""
         directory = container.directory
-        os.makedirs(f"{directory}/root")
+        os.mkdir(directory)
+        os.mkdir(f"{directory}/root")
         for number, _ in enumerate(container.image.lowers):
-            os.makedirs(f"{directory}/{number}/upper")
-            os.mkdir(f"{directory}/{number}/work")
+            for folder in ("", "/upper", "/work"):
+                os.mkdir(f"{directory}/{number}{folder}")
         # The container's / is the upper layer's own folder, with its owner and mode.
         for number, lower in enumerate(container.image.lowers):
             info = os.stat(lower.folders[0])
             os.chown(f"{directory}/{number}/upper", info.st_uid, info.st_gid)
             os.chmod(f"{directory}/{number}/upper", stat.S_IMODE(info.st_mode))
-        os.makedirs(container.run_directory)
+        container.hosts = hash(hosts)
+        os.mkdir(container.run_directory)
         for name, text in zip(_ETC_FILES, (hosts, container.hostname + "\n", resolv_conf), strict=True):
             with open(f"{container.run_directory}/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
@@ -74,12 +105,12 @@ class RootfsStage:
 
     def rewrite_hosts(self, container: Container, hosts: str) -> None:
         """Change the names the container knows, while it runs: the file stays the same file."""
-        path = f"{container.run_directory}/hosts"
-        with open(path, "r+", encoding="utf-8") as file:
-            if file.read() != hosts:
-                file.seek(0)
-                file.write(hosts)
-                file.truncate()
+        if hash(hosts) == container.hosts:
+            return
+        container.hosts = hash(hosts)
+        with open(f"{container.run_directory}/hosts", "r+", encoding="utf-8") as file:
+            file.write(hosts)
+            file.truncate()
 
     def contribute(self, container: Container) -> RootfsPart:
         """Where the child finds it all."""

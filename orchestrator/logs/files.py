@@ -228,12 +228,15 @@ def open_files(directory: str) -> list[LogFile]:
         return []
     numbers = [int(number) for name in names if (number := name.removeprefix(f"{NAME}.")).isdecimal()]
     files: list[LogFile] = []
+    seen: set[tuple[int, int]] = set()
     for index in range(max(numbers, default=0) + 3):  # two more, for rotations since the listing
         try:
             file = LogFile(path(directory, index))
         except FileNotFoundError:
             continue
-        if not any(file.is_same(other) for other in files):
+        status = file.status()
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
             files.append(file)
     files.reverse()
     return files

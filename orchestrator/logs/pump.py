@@ -154,7 +154,7 @@ class LogPump:
         """Hear of a log's growth, until the function that is returned is called.
 
         ``callback`` is called from the pump's thread, at most once a pass, and must return at once. It gets the
-        number of bytes appended, or None when a run's last line has been written. The key needn't be attached yet.
+        number of bytes appended (or lost), or None when a run's last line has been written. The key needn't be attached yet.
         """
         with self._lock:
             log = self._logs.setdefault(key, _Log())

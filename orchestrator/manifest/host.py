@@ -6,6 +6,7 @@ free. It is apart since a project that runs already holds its own ports: ask it 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -60,10 +61,10 @@ def port_problems(ports: Iterable[tuple[str, int, Port]]) -> list[HostProblem]:
             try:
                 probe.bind((port.host_ip, port.published))
             except OSError as error:
-                where = f"{port.host_ip}:{port.published}/{port.protocol}"
-                problems.append(
-                    HostProblem(service, ("ports", index), f"cannot publish {where}: {error.strerror}")
-                )
+                text = f"cannot publish {port.host_ip}:{port.published}/{port.protocol}: {error.strerror}"
+                if error.errno == errno.EADDRINUSE:
+                    text += " (stop the program that has it, or publish another port)"
+                problems.append(HostProblem(service, ("ports", index), text))
     return problems
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ManifestError
@@ -12,10 +12,12 @@ from orchestrator.manifest import check, dotenv, host, schema, values
 from orchestrator.manifest.document import Document, UnreadableError
 from orchestrator.manifest.place import Place, Report
 from orchestrator.manifest.service import DEFAULT_NETWORK, Draft, build
-from orchestrator.spec import NetworkSpec, ProjectSpec, ServiceSpec, VolumeSpec
+from orchestrator.spec import NetworkSpec, Port, ProjectSpec, ServiceSpec, VolumeSpec
 
 #: Names of a manifest, in the order in which they are looked for.
 FILE_NAMES = ("orch.toml", "manifest.toml")
+#: Chooses the ports of a project that must be free: (service, index in its ``ports``, port).
+PortChoice = Callable[[ProjectSpec], Iterable[tuple[str, int, Port]]]
 _MAX_INCLUDE_DEPTH = 32
 
 
@@ -41,6 +43,7 @@ def load(
     profiles: Sequence[str] = (),
     name: str | None = None,
     check_host: bool = True,
+    ports_to_take: PortChoice | None = None,
 ) -> Loaded:
     """The project that a manifest describes.
 
@@ -50,6 +53,7 @@ def load(
         COMPOSE_PROFILES of the environment names them, separated by commas.
     :param name: the project's name, instead of the one in the manifest.
     :param check_host: whether CPUs, folders and devices that this host lacks are problems.
+    :param ports_to_take: of the ports that it chooses, those that something on this host has are problems.
     :raises ManifestError: with all problems, in the order of their lines.
     """
     report = Report(environ)
@@ -78,7 +82,9 @@ def load(
         volumes={volume: spec for volume, (_, spec) in found.volumes.items()},
     )
     if check_host:
-        _check_host(found, project)
+        _report_host(found, host.host_problems(project))
+    if ports_to_take:
+        _report_host(found, host.port_problems(ports_to_take(project)))
     if not running:
         report.warning(path, None, "there is no service to run")
     if report.problems:
@@ -210,12 +216,14 @@ def _check(found: _Definitions, active: Collection[str], specs: Mapping[str, Ser
     check.check_ports({name: found.drafts[name] for name in specs}, specs)
 
 
-def _check_host(found: _Definitions, project: ProjectSpec) -> None:
-    for service, keys, text in host.host_problems(project):
+def _report_host(found: _Definitions, problems: Iterable[host.HostProblem]) -> None:
+    for service, keys, text in problems:
         draft = found.drafts[service]
         match keys:
             case ("mounts", int(index)):
                 draft.mounts[index][0].problem(text)
+            case ("ports", int(index)):
+                draft.ports[index][0].problem(text)
             case ("resources", "io", int(index)):
                 draft.values["resources"]["io"][index][0].problem(text)
             case _:

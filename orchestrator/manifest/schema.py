@@ -25,10 +25,11 @@ from orchestrator.manifest.kinds import (
     Then,
     Value,
 )
+from orchestrator.manifest.place import Place
 from orchestrator.spec import Attachment, Condition, Dependency, IoLimit, Ulimit
 
 _NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,62}"
-#: Below this not even a program that only sleeps gets through execve.
+#: A program's stack, page tables and C library hardly fit into less; it is a floor against forgotten units.
 MIN_MEMORY = 512 << 10
 _MIN_LOG = 4 << 10
 #: As many containers as one bridge has ports (BR_MAX_PORTS, net/bridge/br_private.h, less the kernel's port 0).
@@ -64,9 +65,9 @@ def _layered(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _layered_check(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """As :func:`_layered`, but a service with a probe of its own drops the default one."""
-    probes = ("test", "tcp", "http", "port")
-    if any(probe in above for probe in probes):
-        below = {key: value for key, value in below.items() if key not in probes}
+    if any(probe in above for probe in ("test", "tcp", "http", "port")):
+        replaced = ("test", "tcp", "http", "port", "disable")
+        below = {key: value for key, value in below.items() if key not in replaced}
     return {**below, **above}
 
 
@@ -321,6 +322,7 @@ _ATTACHMENT = Table(
         )
     ],
 )
+_REFERENCE = _text("a name")
 _EMPTY: dict[str, Any] = {}
 
 
@@ -334,7 +336,7 @@ class _ByName(Kind):
         self._details = details
         self._build = build
 
-    def parse(self, value: Any, place: Any) -> tuple[Any, ...]:
+    def parse(self, value: Any, place: Place) -> tuple[Any, ...]:
         found: dict[str, Any] = {}
         if isinstance(value, dict):
             for name, entry in value.items():
@@ -344,7 +346,7 @@ class _ByName(Kind):
             return tuple(found.values())
         for index, entry in enumerate(value):
             at = place.child(index)
-            name = at.read(_text("a name"), entry)
+            name = at.read(_REFERENCE, entry)
             if not isinstance(name, str):
                 continue
             if name in found:

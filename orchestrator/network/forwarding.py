@@ -17,12 +17,11 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from orchestrator.errors import KernelError
-from orchestrator.network.model import Runner
+from orchestrator.network.model import BRIDGE_PREFIX, Runner
 from orchestrator.network.ruleset import delete_table, list_tables, run_script
 
 TABLE = "orch_forwarding"
 _INSTANCE_PREFIX = "orch_"
-_BRIDGE_PREFIX = "orb-"
 _SWITCH = "/proc/sys/net/ipv4/ip_forward"
 _BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 _LOCK_NAME = "\0orch-network"
@@ -65,6 +64,11 @@ def _write(value: str) -> None:
         )
 
 
+def bridge_filter() -> bool:
+    """Whether bridged traffic passes the IP rules; see :class:`ForwardingStatus`."""
+    return _read(_BRIDGE_FILTER)
+
+
 @contextlib.asynccontextmanager
 async def host_lock() -> AsyncIterator[None]:
     """One instance at a time, in this network namespace: an abstract Unix socket's name, see unix(7).
@@ -92,7 +96,7 @@ def render_guard(interfaces: Iterable[str]) -> str:
     In by an interface and out by the same is let through: with ``bridge-nf-call-iptables`` that is what
     frames between two ports of one of the host's own bridges look like.
     """
-    names = [f'"{name}"' for name in interfaces if name != "lo" and not name.startswith(_BRIDGE_PREFIX)]
+    names = [f'"{name}"' for name in interfaces if name != "lo" and not name.startswith(BRIDGE_PREFIX)]
     unrouted = f"elements = {{ {', '.join(names)} }}; " if names else ""
     bridged = f"elements = {{ {', '.join(f'{name} . {name}' for name in names)} }}; " if names else ""
     return f"""\
@@ -140,4 +144,4 @@ async def status(run: Runner) -> ForwardingStatus:
     :raises KernelError: when nft refuses.
     """
     by_orch = TABLE in await list_tables(run)
-    return ForwardingStatus(_read(_SWITCH), by_orch, _read(_BRIDGE_FILTER))
+    return ForwardingStatus(_read(_SWITCH), by_orch, bridge_filter())

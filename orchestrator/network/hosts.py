@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 
@@ -49,16 +49,26 @@ def render_hosts(
     :param base: the first lines; the host's own file for a container in host mode.
     :param every_network: name members of all networks, as a container in host mode reaches them all.
     """
-    lines = [base if not base or base.endswith("\n") else base + "\n"]
+    networks = None if every_network else own.addresses.keys()
+    return render_own(own, base=base, host_mode=every_network) + render_names(members, networks)
+
+
+def render_own(own: Member, *, base: str = LOCALHOST, host_mode: bool = False) -> str:
+    """The beginning of :func:`render_hosts`, which is different for every container."""
+    start = base if not base or base.endswith("\n") else base + "\n"
     if own.addresses:
-        lines.append(_line(next(iter(own.addresses.values())), (own.hostname, own.container)))
-    elif not every_network:
-        lines.append(_line(IPv4Address("127.0.1.1"), (own.hostname,)))
-    for member in sorted(members, key=lambda one: (one.service, one.replica, one.container)):
-        for network, address in member.addresses.items():
-            if every_network or network in own.addresses:
-                lines.append(_line(address, member.names(network)))
-    return "".join(lines)
+        return start + _line(next(iter(own.addresses.values())), (own.hostname, own.container))
+    return start if host_mode else start + _line(IPv4Address("127.0.1.1"), (own.hostname,))
+
+
+def render_names(members: Iterable[Member], networks: Collection[str] | None) -> str:
+    """The rest of it, which is the same for all containers on the same networks (None: on every network)."""
+    return "".join(
+        _line(address, member.names(network))
+        for member in sorted(members, key=lambda one: (one.service, one.replica, one.container))
+        for network, address in member.addresses.items()
+        if networks is None or network in networks
+    )
 
 
 #: ``/etc/host.conf``: without it glibc's gethostbyname returns only the first of a service's addresses.

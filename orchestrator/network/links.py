@@ -88,18 +88,17 @@ class Links:
                     return max(_SMALLEST_MTU, min(_DEFAULT_MTU, int(link.get("mtu"))))
         return _DEFAULT_MTU
 
-    async def make_bridge(self, name: str, mac: str, mtu: int, group: int) -> int:
+    async def make_bridge(self, name: str, mtu: int, group: int) -> int:
         """Make a bridge, still down; returns its interface index. One that exists already is kept.
 
-        Its MAC address is fixed: by default it changes with the ports, and containers' ARP entries for their
-        gateway would be wrong. No spanning tree and no forward delay, since every port is a container; no
-        multicast snooping, which needs a querier that nobody runs here.
+        No spanning tree and no forward delay, since every port is a container; no multicast snooping, which
+        needs a querier that nobody runs here.
 
         :raises KernelError: when the kernel refuses.
         """
         try:
             await self._route.link(
-                "add", ifname=name, kind="bridge", address=mac, mtu=mtu, group=group,
+                "add", ifname=name, kind="bridge", mtu=mtu, group=group,
                 br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0,
             )  # fmt: skip
         except Exception as error:  # pyroute2's NetlinkError is not a subclass of OSError
@@ -108,17 +107,19 @@ class Links:
         (index,) = await self._route.link_lookup(ifname=name)
         return int(index)
 
-    async def bring_up(self, name: str, index: int, address: IPv4Interface, *, loopback: bool) -> None:
-        """Give a bridge its address and bring it up.
+    async def bring_up(
+        self, name: str, index: int, address: IPv4Interface, mac: str, *, loopback: bool
+    ) -> None:
+        """Give a bridge its addresses and bring it up.
 
-        IPv6 is off on the host's side of it: networks are IPv4, and a link-local address of the host would be
-        a way around the rules. ``route_localnet`` lets the host's packets from 127.0.0.1 out on this bridge,
-        and the answers in (ip-sysctl.rst of the kernel).
+        Its MAC address is set, for by default it changes with the ports, and both the containers' ARP entries
+        for their gateway and our rules would be wrong. IPv6 is off on the host's side: networks are IPv4, and
+        a link-local address of the host would be a way around the rules. ``route_localnet`` lets the host's
+        packets from 127.0.0.1 out on this bridge, and the answers in (ip-sysctl.rst of the kernel).
 
         :param loopback: whether ports published on 127.0.0.1 lead here.
         :raises KernelError: when the kernel refuses.
         """
-        what = f"cannot bring up bridge {name}"
         try:
             _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1", optional=True)
             _set(f"/proc/sys/net/ipv4/conf/{name}/route_localnet", "1" if loopback else "0")
@@ -129,9 +130,9 @@ class Links:
                 prefixlen=address.network.prefixlen,
                 broadcast=str(address.network.broadcast_address),
             )
-            await self._route.link("set", index=index, state="up")
+            await self._route.link("set", index=index, address=mac, state="up")
         except Exception as error:
-            raise _refused(what, error)
+            raise _refused(f"cannot bring up bridge {name}", error)
 
 
 def _set(path: str, value: str, *, optional: bool = False) -> None:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from orchestrator.errors import ConflictError, KernelError
 from orchestrator.ids import Instance, short_hash
-from orchestrator.kernel import conntrack, netlink
+from orchestrator.kernel import netlink
 from orchestrator.network import forwarding, ipam, ports, rules
 from orchestrator.network.links import Bridge, Links
 from orchestrator.network.model import FIRST_PEER_INDEX, Network, PublishedPort, Runner, peer_name
@@ -34,6 +34,7 @@ class NetworkManager:
         self._networks: dict[str, Network] = {}  # by bridge
         self._making = asyncio.Lock()
         self._route: netlink.RouteSocket | None = None
+        self._hairpin = False
 
     async def start(self) -> None:
         """Open the sockets, and see what an earlier service left in the nftables table.
@@ -41,6 +42,7 @@ class NetworkManager:
         :raises OSError: when the sockets cannot be opened.
         """
         self._route = netlink.RouteSocket()
+        self._hairpin = forwarding.bridge_filter()
         await self._links.open()
         await self._ruleset.observe()
 
@@ -67,17 +69,18 @@ class NetworkManager:
             existing = await self._links.bridge(name)
             address = await self._address(project, spec, name, existing)
             if existing is not None and existing.address not in (None, address):
-                await self._discard(spec.name, name, existing, address)
+                await self._make_room(spec.name, name, existing, address)
                 existing = None
             await self._ruleset.apply(
-                lambda elements: rules.add_bridge(elements, name, address.ip, internal=spec.internal)
+                lambda elements: rules.add_bridge(elements, name, address, internal=spec.internal)
             )
             if not spec.internal:
                 await forwarding.ensure(self._run)
             group = interface_group(name)
             mtu = existing.mtu if existing is not None else await self._links.egress_mtu()
-            index = await self._links.make_bridge(name, ipam.mac_of(address.ip), mtu, group)
-            await self._links.bring_up(name, index, address, loopback=not spec.internal)
+            index = await self._links.make_bridge(name, mtu, group)
+            mac = ipam.mac_of(address.ip)
+            await self._links.bring_up(name, index, address, mac, loopback=not spec.internal)
             network = Network(
                 project, spec.name, name, index, address.network, address.ip, spec.internal, group, mtu
             )
@@ -89,8 +92,8 @@ class NetworkManager:
     ) -> IPv4Interface:
         """The gateway's address with its subnet: the manifest's, else the existing bridge's, else a free one."""
         if spec.subnet is None and existing is not None and existing.address is not None:
-            subnet, _ = ipam.check_subnet(spec.name, str(existing.address.network))
-            gateway = IPv4Address(spec.gateway) if spec.gateway else existing.address.ip
+            gateway_text = spec.gateway or str(existing.address.ip)
+            subnet, gateway = ipam.check_subnet(spec.name, str(existing.address.network), gateway_text)
             return IPv4Interface((gateway, subnet.prefixlen))
         occupied = await self._links.occupied(but=bridge)
         if spec.subnet is None:
@@ -119,7 +122,7 @@ class NetworkManager:
                     "choose another subnet, or leave it out and orch finds a free one",
                 )
 
-    async def _discard(self, network: str, bridge: str, existing: Bridge, wanted: IPv4Interface) -> None:
+    async def _make_room(self, network: str, bridge: str, existing: Bridge, wanted: IPv4Interface) -> None:
         """Remove a bridge whose address has changed in the manifest."""
         if existing.ports:
             raise ConflictError(
@@ -130,16 +133,27 @@ class NetworkManager:
         await asyncio.to_thread(_delete, netlink.delete_link(bridge))
 
     async def remove(self, network: Network) -> None:
-        """Remove a network: all its veths and its bridge in one message, then its rules.
+        """Remove a network and whatever is on it; one that is gone already is fine.
 
         :raises KernelError: when the kernel or nft refuses.
         """
+        await self.discard(network.project, network.name)
+
+    async def discard(self, project: str, name: str) -> None:
+        """Remove a network of which only the names are known: one that an earlier service left, or half made.
+
+        All its veths and its bridge go in one message, since each removal by itself would wait for a grace
+        period of the kernel (10 to 20 ms); the rules go last.
+
+        :raises KernelError: when the kernel or nft refuses.
+        """
+        bridge = self._instance.bridge(project, name)
         try:
-            await asyncio.to_thread(_delete, netlink.delete_group(network.group))
+            await asyncio.to_thread(_delete, netlink.delete_group(interface_group(bridge)))
         except OSError as error:
-            raise _refused(f'cannot remove network "{network.name}"', error)
-        self._networks.pop(network.bridge, None)
-        await self._ruleset.apply(lambda elements: rules.remove_bridge(elements, network.bridge))
+            raise _refused(f'cannot remove network "{name}"', error)
+        self._networks.pop(bridge, None)
+        await self._ruleset.apply(lambda elements: rules.remove_bridge(elements, bridge))
 
     def attach(
         self, network: Network, veth_name: str, netns_fd: int, index: int, address: IPv4Address
@@ -164,6 +178,7 @@ class NetworkManager:
             peer=peer_name(index),
             peer_index=FIRST_PEER_INDEX + index,
             peer_mac=ipam.mac_of(address),
+            hairpin=self._hairpin,
         )
         try:
             try:
@@ -205,8 +220,9 @@ class NetworkManager:
         :raises KernelError: when nft refuses.
         """
         if published:
-            await self._ruleset.apply(lambda elements: _each(rules.add_port, elements, published))
-            await self._forget_flows(published)
+            await self._ruleset.apply(
+                lambda elements: _each(rules.add_port, elements, published), _udp_ports(published)
+            )
 
     async def unpublish(self, published: Sequence[PublishedPort]) -> None:
         """Stop leading ports to containers; those that lead elsewhere by now, or nowhere, are left alone.
@@ -214,27 +230,19 @@ class NetworkManager:
         :raises KernelError: when nft refuses.
         """
         if published:
-            await self._ruleset.apply(lambda elements: _each(rules.remove_port, elements, published))
-            await self._forget_flows(published)
-
-    async def _forget_flows(self, published: Sequence[PublishedPort]) -> None:
-        """Drop the tracked flows of UDP ports.
-
-        A flow keeps the way its first packet took: a client that goes on sending from one port would
-        otherwise never notice that the port now leads elsewhere.
-        """
-        numbers = {port.published for port in published if port.protocol == "udp"}
-        if numbers:
-            await asyncio.to_thread(conntrack.forget_udp, numbers)
+            await self._ruleset.apply(
+                lambda elements: _each(rules.remove_port, elements, published), _udp_ports(published)
+            )
 
     async def destroy(self) -> None:
         """Remove the table when no network is left, and restore the host's IP forwarding if orch changed it.
 
         :raises KernelError: when the kernel or nft refuses.
         """
-        if self._ruleset.wanted["bridges"]:
-            return
         async with self._making, forwarding.host_lock():
+            interfaces = {name for _, name in socket.if_nameindex()}
+            if any(bridge in interfaces for bridge in rules.bridges(self._ruleset.wanted)):
+                return
             await self._ruleset.delete()
             await forwarding.release(self._run)
 
@@ -262,6 +270,10 @@ def _each(
 ) -> None:
     for port in published:
         change(elements, port)
+
+
+def _udp_ports(published: Sequence[PublishedPort]) -> set[int]:
+    return {port.published for port in published if port.protocol == "udp"}
 
 
 def _delete(message: netlink.Message) -> None:

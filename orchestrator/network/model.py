@@ -18,6 +18,9 @@ Runner = Callable[[list[str], bytes], Awaitable[tuple[int, bytes, bytes]]]
 #: A host address of a published port that means every address of the host.
 ANY_ADDRESS = IPv4Address("0.0.0.0")
 
+#: What every bridge's name begins with; see :meth:`orchestrator.ids.Instance.bridge`.
+BRIDGE_PREFIX = "orb-"
+
 #: Interface index in the container of ``eth0``; the indices below are left to the fallback devices (``tunl0``,
 #: ``sit0``, ...) that some kernels make in every network namespace.
 FIRST_PEER_INDEX = 100

@@ -36,28 +36,31 @@ def reserve(port: Port) -> socket.socket:
     :raises UsageError: when the host address is not one of this host.
     """
     address = host_address(port)
+    what = f"cannot publish {address}:{port.published}/{port.protocol}"
     try:
         return _bind(port, address, reuse=False)
     except OSError as error:
-        what = f"cannot publish {address}:{port.published}/{port.protocol}"
         if error.errno == errno.EADDRNOTAVAIL:
             raise UsageError(what, f"{address} is not an address of this host", "see: ip address")
         if error.errno != errno.EADDRINUSE:
             raise KernelError(what, f"bind: {error.strerror}", errno=error.errno or 0)
-    # Connections of an earlier program that linger in TIME_WAIT refuse a plain bind for a minute. They are
-    # no reason to fail, so they are told from a listener by looking; the port is then held less strictly.
+    if port.published == 0:
+        raise ConflictError(what, "this host has no free port left", "close some connections, or name a port")
+    remedy = "stop it, or publish the service on another port"
     owner = find_owner(port.protocol, address, port.published)
-    if owner is None and port.protocol == "tcp" and not _listening(address, port.published):
+    if owner is not None:
+        cause = f"port {port.published} is taken by {owner.program} (pid {owner.pid})"
+    elif any(one.blocks(address, port.published) for one in _sockets(port.protocol)):
+        cause = f"port {port.published} is taken by another program"
+    else:
+        # Only connections of a program that has ended linger, in TIME_WAIT. That is no reason to fail, where
+        # the kernel lets us share the port with them; it is then held a little less strictly.
         try:
             return _bind(port, address, reuse=True)
         except OSError:
-            pass
-    if port.published == 0:
-        raise ConflictError(what, "this host has no free port left", "close some connections, or name a port")
-    by = f"by {owner.program} (pid {owner.pid})" if owner else "by another program"
-    raise ConflictError(
-        what, f"port {port.published} is taken {by}", "stop it, or publish the service on another port"
-    )
+            cause = f"port {port.published} has connections that closed within the last minute"
+            remedy = "try again in a minute, or publish the service on another port"
+    raise ConflictError(what, cause, remedy)
 
 
 def _bind(port: Port, address: IPv4Address, *, reuse: bool) -> socket.socket:
@@ -80,17 +83,13 @@ def find_owner(protocol: str, address: IPv4Address, number: int) -> Owner | None
         if not inodes or time.monotonic() > deadline:
             return None
         try:
-            for fd in os.scandir(f"/proc/{pid}/fd"):
-                if os.readlink(fd.path) in inodes:
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") in inodes:
                     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
                         return Owner(int(pid), comm.read().strip())
         except OSError:
             continue  # it ended, or is not ours to look into
     return None
-
-
-def _listening(address: IPv4Address, number: int) -> bool:
-    return any(one.blocks(address, number) for one in _sockets("tcp"))
 
 
 class _Socket(NamedTuple):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from collections.abc import Mapping
+from ipaddress import IPv4Interface
 from typing import Any
 
 from orchestrator.network.ipam import mac_of
-from orchestrator.network.model import ANY_ADDRESS, PublishedPort
+from orchestrator.network.model import ANY_ADDRESS, BRIDGE_PREFIX, PublishedPort
 
 #: Set or map -> its elements, as nft writes them; a set's elements have the value "".
 Elements = dict[str, dict[str, str]]
@@ -24,6 +24,7 @@ SETS = {
     "internal": "ifname",  # those of them without a way out
     "bridged": "ifname . ifname",  # each of ours with itself: in by it, out by it
     "gateways": "ifname . ether_addr",  # each of ours with its own MAC address
+    "neighbours": "ifname . ipv4_addr; flags interval",  # each of ours with its subnet
     "published": "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
     "published_any": "inet_proto . inet_service : ipv4_addr . inet_service",
 }
@@ -73,10 +74,11 @@ _CHAINS = """\
 		oifname @bridges reject with icmp type admin-prohibited
 	}
 	# First: a container that goes through a published port may meet a neighbour of its own bridge (or
-	# itself), who would answer it directly, past the translation. Second: the host by 127.0.0.1. Third: egress.
+	# itself), who would answer it directly, past the translation. (By address, not iifname, which is empty here
+	# with bridge-nf-call-iptables.) Second: the host by 127.0.0.1. Third: egress.
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
-		iifname @bridges oifname @bridges ct status dnat masquerade
+		oifname . ip saddr @neighbours ct status dnat masquerade
 		oifname @bridges ip saddr 127.0.0.0/8 masquerade
 		iifname @bridges oifname != @bridges masquerade
 	}
@@ -91,13 +93,17 @@ def empty() -> Elements:
     return {name: {} for name in SETS}
 
 
-def add_bridge(elements: Elements, bridge: str, gateway: IPv4Address, *, internal: bool) -> None:
-    """Enter a network's bridge."""
+def add_bridge(elements: Elements, bridge: str, address: IPv4Interface, *, internal: bool) -> None:
+    """Enter a network's bridge.
+
+    :param address: the gateway's, with its subnet.
+    """
     remove_bridge(elements, bridge)
     name = f'"{bridge}"'
     elements["bridges"][name] = ""
     elements["bridged"][f"{name} . {name}"] = ""
-    elements["gateways"][f"{name} . {mac_of(gateway)}"] = ""
+    elements["gateways"][f"{name} . {mac_of(address.ip)}"] = ""
+    elements["neighbours"][f"{name} . {address.network}"] = ""
     if internal:
         elements["internal"][name] = ""
 
@@ -105,9 +111,14 @@ def add_bridge(elements: Elements, bridge: str, gateway: IPv4Address, *, interna
 def remove_bridge(elements: Elements, bridge: str) -> None:
     """Forget a network's bridge."""
     name = f'"{bridge}"'
-    for kind in ("bridges", "bridged", "gateways", "internal"):
+    for kind in ("bridges", "internal", "bridged", "gateways", "neighbours"):
         for element in [one for one in elements[kind] if one.split(" . ")[0] == name]:
             del elements[kind][element]
+
+
+def bridges(elements: Elements) -> list[str]:
+    """The names of all bridges."""
+    return [name.strip('"') for name in elements["bridges"]]
 
 
 def _place(port: PublishedPort) -> tuple[str, str]:
@@ -140,7 +151,7 @@ def render(table: str, elements: Elements) -> str:
     lines = [f"table ip {table} {{}}", f"delete table ip {table}", f"table ip {table} {{"]
     lines.append(f"\tset {LAYOUT} {{ type mark; }}")
     for name, kind in SETS.items():
-        lines.append(f"\t{'map' if ' : ' in kind else 'set'} {name} {{ type {kind}; }}")
+        lines.append(f"\t{'map' if _is_map(kind) else 'set'} {name} {{ type {kind}; }}")
     return "\n".join([*lines, _CHAINS + "}", ""]) + difference(table, empty(), elements)
 
 
@@ -170,18 +181,21 @@ def parse(listing: str | bytes) -> Elements | None:
         return None
     elements = empty()
     for name, kind in SETS.items():
-        types = kind.split(" : ")[0].split(" . ")
         for element in found[name].get("elem", ()):
-            if " : " in kind:
-                key, value = element
-                elements[name][_text(key, types)] = _text(value, ("ipv4_addr", "inet_service"))
-            else:
-                elements[name][_text(element, types)] = ""
+            key, value = element if _is_map(kind) else (element, None)
+            elements[name][_text(key)] = "" if value is None else _text(value)
     return elements
 
 
-def _text(value: Any, types: Iterable[str]) -> str:
-    parts = value["concat"] if isinstance(value, dict) else [value]
-    return " . ".join(
-        f'"{part}"' if kind == "ifname" else str(part) for part, kind in zip(parts, types, strict=True)
-    )
+def _is_map(kind: str) -> bool:
+    return " : " in kind
+
+
+def _text(value: Any) -> str:
+    """A value of nft's JSON as nft's language has it (see libnftables-json(5))."""
+    if isinstance(value, dict):
+        if "concat" in value:
+            return " . ".join(map(_text, value["concat"]))
+        return f"{value['prefix']['addr']}/{value['prefix']['len']}"
+    text = str(value)
+    return f'"{text}"' if text.startswith(BRIDGE_PREFIX) else text

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from orchestrator.errors import KernelError
+from orchestrator.kernel import conntrack
 from orchestrator.network import rules
 from orchestrator.network.model import Runner
 
@@ -19,6 +20,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.udp_ports: set[int] = set()
         self.done = False
         self.error: KernelError | None = None
 
@@ -45,13 +47,16 @@ class Ruleset:
             self._known = await self._list()
             self._wanted = copy.deepcopy(self._known) if self._known is not None else rules.empty()
 
-    async def apply(self, change: Change) -> None:
+    async def apply(self, change: Change, udp_ports: Iterable[int] = ()) -> None:
         """Make a change, with all others that are asked for at the same time; returns once it is in force.
 
+        :param udp_ports: of the host, whose flows are then forgotten. A flow keeps the way that its first
+            packet took, so a client that goes on sending would never notice that the port leads elsewhere.
         :raises KernelError: when nft refuses; none of the batch's changes is then in force.
         """
         batch = self._batch
         batch.changes.append(change)
+        batch.udp_ports.update(udp_ports)
         async with self._lock:
             if not batch.done:
                 await asyncio.sleep(0)  # lets everybody who is ready join
@@ -59,6 +64,7 @@ class Ruleset:
                     self._batch = _Batch()
                 try:
                     await self._commit(batch.changes)
+                    await _forget_flows(batch.udp_ports)
                 except KernelError as error:
                     batch.error = error
                 batch.done = True
@@ -80,6 +86,8 @@ class Ruleset:
 
     async def _send(self, wanted: rules.Elements) -> str:
         """Make the kernel's copy equal ``wanted``; returns nft's complaint, or ""."""
+        if self._known is None and not any(wanted.values()):
+            return ""  # no need to make a table for nothing
         if self._known is None:
             script = rules.render(self.table, wanted)
         else:
@@ -94,14 +102,23 @@ class Ruleset:
         return rules.parse(output) if code == 0 else None
 
     async def delete(self) -> None:
-        """Remove the table; one that does not exist is fine.
+        """Remove the table, if there is one.
 
         :raises KernelError: when nft refuses.
         """
         async with self._lock:
-            await delete_table(self._run, self.table)
+            if self._known is not None:
+                await delete_table(self._run, self.table)
             self._known = None
             self._wanted = rules.empty()
+
+
+async def _forget_flows(udp_ports: set[int]) -> None:
+    if udp_ports:
+        try:
+            await asyncio.to_thread(conntrack.forget_udp, udp_ports)  # some 20 ms, however many ports
+        except OSError:
+            pass  # a kernel without ctnetlink: such a flow lasts until its client pauses for 30 seconds
 
 
 async def run_script(run: Runner, script: str) -> str:

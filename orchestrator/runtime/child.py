@@ -74,6 +74,11 @@ from orchestrator.runtime.protocol import send
 _DEVPTS_SUPER_MAGIC = 0x1CD1  # linux/magic.h
 _PTMX_DEVICE = os.makedev(5, 2)
 _MAX_ACCOUNTS_FILE = 1 << 20
+#: Names of setrlimit(2)'s resources, in the order of their numbers (asm-generic/resource.h).
+_LIMITS = (
+    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
+    "msgqueue", "nice", "rtprio", "rttime",
+)  # fmt: skip
 _MAX_LINKS = 40  # as the kernel has it (path_resolution(7))
 
 
@@ -276,7 +281,7 @@ def _wait(child: Child) -> None:
 
 def _limit(child: Child, name: str, soft: int, hard: int) -> None:
     try:
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
+        resource.setrlimit(_LIMITS.index(name), (soft, hard))
     except ValueError as error:  # how setrlimit reports EPERM and EINVAL
         raise Refused(
             f"{error} (asked for {soft}:{hard}; raising a hard limit needs CAP_SYS_RESOURCE)"

@@ -55,7 +55,6 @@ class Process:
         self.pidfd = -1
         self.stages: list[tuple[str, float]] = []
         self.descriptors: dict[str, int] = {}
-        self._companion: asyncio.Task[None] | None = None
         self._cloned: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[Exit] = loop.create_future()
@@ -89,10 +88,6 @@ class Process:
         """A descriptor by its name in the program's ``give``; now the caller's."""
         return self.descriptors.pop(name)
 
-    def keep(self, companion: asyncio.Task[None]) -> None:
-        """Hold a task that watches this process for as long as it is held itself."""
-        self._companion = companion
-
     def proceed(self) -> None:
         """Let the child's ``wait`` operation go on."""
         fd = self.take("ready")
@@ -111,10 +106,25 @@ class Process:
             except ProcessLookupError:
                 pass
 
+    def signal_group(self, number: int) -> None:
+        """Signal the process and what it has started in its process group, which it leads (``setsid``)."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, 0)  # not reaped, so its number is nobody else's
+                os.killpg(self.pid, number)
+            except ProcessLookupError:
+                pass
+
     def abandon(self) -> None:
-        """Nobody wants the process any more: kill it as soon as it exists, and close it when it has ended."""
-        self._cloned.add_done_callback(lambda _: self.send_signal(signal.SIGKILL))
+        """Nobody wants the process any more: kill it and its group if it exists or as soon as it does, and
+        close it when it has ended.
+        """
+        self._cloned.add_done_callback(lambda _: self._kill())
         self._exited.add_done_callback(lambda _: self.close())
+
+    def _kill(self) -> None:
+        self.signal_group(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)  # it may not lead its group yet
 
     def close(self) -> None:
         """Close every descriptor that nobody has taken."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,25 +46,28 @@ class ProgressStream:
     def __init__(self) -> None:
         self._lines: collections.deque[Progress] = collections.deque(maxlen=_MEMORY_OF_PROGRESS)
         self._grown = asyncio.Event()
-        self._ended = False
 
     def add(self, progress: Progress) -> None:
         """One more line; RESULT is the last."""
         self._lines.append(progress)
-        self._ended = progress.kind is ProgressKind.RESULT
         self._grown.set()
 
-    async def __aiter__(self) -> AsyncIterator[Progress]:
-        """Every line, up to and with the RESULT."""
+    async def batches(self) -> AsyncIterator[list[Progress]]:
+        """Every line, up to and with the RESULT, as many at a time as there are."""
         index = 0
         while True:
             self._grown.clear()
-            while index < len(self._lines):
-                yield self._lines[index]
-                index += 1
-            if self._ended:
-                return
+            batch = list(itertools.islice(self._lines, index, None))
+            index += len(batch)
+            if batch:
+                yield batch
+                if batch[-1].kind is ProgressKind.RESULT:
+                    return
             await self._grown.wait()
+
+    async def result(self) -> Progress:
+        """The RESULT, when it is there."""
+        return [batch async for batch in self.batches()][-1][-1]
 
 
 class _Readers:
@@ -233,9 +237,7 @@ class Daemon:
             for one_off in [s for s in project.supervisors.values() if s.container.one_off and not services]:
                 await one_off.stop(timeout, kill=kill, reason="removed")
                 await project.remove_containers([one_off])
-            if not project.supervisors and not project.networks:
-                await project.remove_cgroups()
-                await self._end_logs(project)
+            await self._clear_away(project)
             return []
 
         return self._command("down", entry, Request(lambda _: None, timeout, kill), decide, finish)
@@ -313,23 +315,31 @@ class Daemon:
             )
         return await project.create_container(spec, 0, one_off=label)
 
-    async def remove_one_off(self, supervisor: Supervisor) -> None:
-        """Remove it; and the project with it, when it was brought up for nothing else."""
-        entry = self._entries.get(supervisor.container.project)
-        if entry is None or supervisor.container.name not in entry.project.supervisors:
+    async def finish_run(self, name: str, one_off: Supervisor | None) -> None:
+        """Stop and remove a one-off container; and its project, when that was brought up for nothing else."""
+        entry = self._entries.get(name)
+        if entry is None:
             return
         project = entry.project
-        async with entry.lock:
-            await project.remove_containers([supervisor])
-        if not project.supervisors:
-            async for _ in self.down(project.name, (), volumes=False, timeout=None, kill=False):
-                pass
+        if one_off:
+            await one_off.stop(0, kill=True, reason="removed")
+            async with entry.lock:
+                if project.supervisors.get(one_off.container.name) is one_off:  # no `down` was faster
+                    await project.remove_containers([one_off])
+
+        def decide(project: Project) -> Plan:
+            return Plan(name) if project.supervisors else lifecycle.bring_down(project.observe())
+
+        async def finish(project: Project) -> list[OrchError]:
+            await self._clear_away(project)
+            return []
+
+        await self._command("run", entry, Request(lambda _: None), decide, finish).result()
 
     async def shut_down(self) -> None:
         """Bring every project down."""
         for name in list(self._entries):
-            async for _ in self.down(name, (), volumes=False, timeout=None, kill=False):
-                pass
+            await self.down(name, (), volumes=False, timeout=None, kill=False).result()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -349,20 +359,26 @@ class Daemon:
         if not self._leases[name]:
             del self._leases[name]
             if name in self._entries:
-                async for _ in self.down(name, (), volumes=False, timeout=None, kill=False):
-                    pass
+                await self.down(name, (), volumes=False, timeout=None, kill=False).result()
         self.changed.set()
 
-    def background(self, work: Awaitable[None]) -> None:
-        """Do something that no client waits for."""
-        task = asyncio.ensure_future(work)
+    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something that goes on when the client who asked for it hangs up."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: self.changed.set())
+        return task
 
     def reading_logs(self, name: str) -> contextlib.AbstractContextManager[None]:
         """A client reads a project's logs: they are not deleted under its eyes."""
         return self._log_readers.reading(name)
+
+    async def _clear_away(self, project: Project) -> None:
+        """Remove what is left of a project that has nothing any more."""
+        if not project.supervisors and not project.networks:
+            await project.remove_cgroups()
+            await self._end_logs(project)
 
     async def _end_logs(self, project: Project) -> None:
         """Tell those who follow the project's logs that no more comes, let them finish, and delete the logs."""

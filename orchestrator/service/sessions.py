@@ -12,24 +12,32 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from orchestrator.errors import ConflictError, NotFoundError, OrchError, UsageError
+from orchestrator.errors import ConflictError, NotFoundError, OrchError, SpawnerError, UsageError, from_wire
 from orchestrator.launch.launcher import ExecRequest, Terminal
 from orchestrator.plan.reconcile import Options
 from orchestrator.runtime.handle import Process
 from orchestrator.service.daemon import Daemon
 from orchestrator.spec import ProjectSpec, RestartPolicy, ServiceSpec
-from orchestrator.states import State
+from orchestrator.states import ENDED
 from orchestrator.supervise.stopping import signal_number
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import ProgressKind
 
 _PROTOCOL = "orch-stdio"
+#: Seconds that the end of a run waits for its container to be removed, before that goes on unseen.
+_REMOVAL = 5.0
+
+
+class _Signal(msgspec.Struct):
+    """What the client says: a signal for the program, by name."""
+
+    signal: str
 
 
 class ExecBody(msgspec.Struct):
@@ -68,15 +76,20 @@ class RunBody(msgspec.Struct):
 
 
 class _Connection(asyncio.Protocol):
-    """The upgraded connection: JSON lines both ways."""
+    """The upgraded connection: JSON lines both ways.
+
+    When the client hangs up, the handler of its request is cancelled (the server's ``handler_cancellation``).
+    """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self.hung_up = asyncio.Event()
-        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=64)
+        #: Called with the number of each signal that the client passes on.
+        self.on_signal: Callable[[int], None] = lambda number: None
         self._buffer = b""
+        self._lost = False
         self._drained = asyncio.Event()
         self._drained.set()
         self._transport = transport
+        self._server = transport.get_protocol()
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=0)
         header = f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {_PROTOCOL}\r\n\r\n"
@@ -86,15 +99,18 @@ class _Connection(asyncio.Protocol):
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             try:
-                self.messages.put_nowait(msgspec.json.decode(line, type=dict[str, Any]))
-            except (msgspec.DecodeError, asyncio.QueueFull):
-                self._transport.abort()  # not a client of ours, or one that floods us
+                self.on_signal(signal_number(msgspec.json.decode(line, type=_Signal).signal))
+            except msgspec.DecodeError:
+                self._transport.abort()  # not a client of ours
+            except ValueError:
+                pass  # not a signal: a client that knows more than we do
         if len(self._buffer) > 65536:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._drained.set()
-        self.hung_up.set()
+        self._server.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._drained.clear()
@@ -102,26 +118,41 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._drained.set()
 
-    def eof_received(self) -> bool:
-        return False
-
     async def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """One line, with descriptors (which stay the caller's)."""
+        """One line, with descriptors (which stay the caller's), when the client has taken those before it."""
         data = msgspec.json.encode(message) + b"\n"
-        if not fds:
-            self._transport.write(data)
-            return
-        # Descriptors go around the transport: what it holds goes first.
         await self._drained.wait()
-        sock = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
-        with sock:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-            sent = sock.sendmsg([data], rights)
-        self._transport.write(data[sent:])
+        if fds and not self._lost:
+            data = data[await self._send_rights(data, fds) :]
+        if data and not self._lost:
+            self._transport.write(data)
+
+    async def _send_rights(self, data: bytes, fds: Sequence[int]) -> int:
+        """Send descriptors, which asyncio's transport cannot; how much of ``data`` went with them."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        with self._transport.get_extra_info("socket").dup() as sock:
+            while True:
+                try:
+                    sent: int = sock.sendmsg([data], rights)
+                    return sent
+                except BlockingIOError:  # the transport's last line has just filled it
+                    await _until_writable(sock)
+                except ConnectionError:
+                    return 0  # it hung up, of which we are about to be told
 
     def close(self) -> None:
         """Send what is waiting, then hang up."""
         self._transport.close()
+
+
+async def _until_writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    writable = asyncio.Event()
+    loop.add_writer(sock, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(sock)
 
 
 def _upgrade(request: web.Request) -> _Connection:
@@ -139,10 +170,7 @@ async def serve_exec(daemon: Daemon, request: web.Request, body: ExecBody) -> we
     if not body.command:
         raise UsageError("cannot exec", "no command is given", "")
     supervisor = daemon.find(body.project, body.container)
-    if supervisor.state is not State.RUNNING:
-        raise ConflictError(
-            f'cannot exec in "{supervisor.container.name}"', f"it is {supervisor.state}", "start it first"
-        )
+    supervisor.check_exec()
     connection = _upgrade(request)
     try:
         process = await supervisor.exec(
@@ -153,14 +181,16 @@ async def serve_exec(daemon: Daemon, request: web.Request, body: ExecBody) -> we
         )  # fmt: skip
     except OrchError as error:
         return await _refuse(connection, error)
-    await _attend(connection, process, supervisor.container.id)
     try:
+        connection.on_signal = process.signal_group
+        await _hand_over(connection, process, supervisor.container.id)
         exit = await process.exited()
         reason = f"killed by {signal.Signals(exit.signal).name}" if exit.signal else f"exited ({exit.code})"
-        await _farewell(connection, exit.code, exit.signal, reason)
+        return await _bid_farewell(connection, exit.code, exit.signal, reason)
+    except SpawnerError as error:
+        return await _refuse(connection, error)
     finally:
-        process.close()
-    return web.Response()
+        process.abandon()
 
 
 async def serve_run(daemon: Daemon, request: web.Request, body: RunBody) -> web.StreamResponse:
@@ -172,36 +202,71 @@ async def serve_run(daemon: Daemon, request: web.Request, body: RunBody) -> web.
     spec = _one_off_spec(base, body)
     if not spec.argv:
         raise UsageError(f"cannot run {body.service}", "it has no command", "give one")
-    connection = _upgrade(request)
+    run = _Run(daemon, _upgrade(request), body)
     try:
-        supervisor = await _bring_up(daemon, connection, spec, body)
+        await run.bring_up(spec)
+        code, number, reason = await run.attend()
     except OrchError as error:
-        return await _refuse(connection, error)
-    project = daemon.project(body.project.name)
-    try:
-        terminal = Terminal(body.rows, body.columns) if body.tty else None
-        try:
-            if body.publish:
-                await project.publish(supervisor)
-            process = await supervisor.attach(terminal, body.stdin)
-        except OrchError as error:
-            return await _refuse(connection, error)
-        await _attend(connection, process, supervisor.container.id)
-        await supervisor.wait_until(lambda: supervisor.state is State.EXITED)
-        exit = process.exit
-        await _farewell(
-            connection, supervisor.exit_code or 0, exit.signal if exit else None, supervisor.reason
-        )
+        return await _refuse(run.connection, error)
     finally:
-        if not body.keep:
-            daemon.background(_remove(daemon, supervisor))
-    return web.Response()
+        cleaning = daemon.background(run.clean_up())
+    await asyncio.wait([cleaning], timeout=_REMOVAL)
+    return await _bid_farewell(run.connection, code, number, reason)
+
+
+class _Run:
+    """One ``orch run``, from its dependencies to its removal."""
+
+    def __init__(self, daemon: Daemon, connection: _Connection, body: RunBody) -> None:
+        self.connection = connection
+        self._daemon = daemon
+        self._body = body
+        self._supervisor: Supervisor | None = None
+        self._started: asyncio.Future[Process] | None = None
+
+    async def bring_up(self, spec: ServiceSpec) -> None:
+        """Dependencies and networks first, then the container itself, not started yet."""
+        wanted = [d.service for d in spec.depends_on] if self._body.dependencies else []
+        options = Options(services=tuple(wanted), remove_orphans=False)
+        async for batch in self._daemon.prepare_run(self._body.project, spec, options).batches():
+            for progress in batch:
+                await self.connection.send({"progress": msgspec.to_builtins(progress)})
+                if progress.kind is ProgressKind.RESULT and not progress.ok:
+                    raise from_wire(progress.error or {})
+        name = self._body.project.name
+        self._supervisor = await self._daemon.create_one_off(name, spec, self._body.name)
+
+    async def attend(self) -> tuple[int, int | None, str]:
+        """Start it, hand its descriptors to the client, and wait for its end: code, signal, reason."""
+        supervisor, body = self._supervisor, self._body
+        assert supervisor
+        if body.publish:
+            await self._daemon.project(body.project.name).publish(supervisor)
+        terminal = Terminal(body.rows, body.columns) if body.tty else None
+        self._started = supervisor.attach(terminal, body.stdin)
+        process = await asyncio.shield(self._started)
+        self.connection.on_signal = process.send_signal
+        await _hand_over(self.connection, process, supervisor.container.id)
+        await supervisor.wait_until(lambda: supervisor.state in ENDED)
+        return supervisor.exit_code or 0, process.exit.signal if process.exit else None, supervisor.reason
+
+    async def clean_up(self) -> None:
+        """Leave nothing that was only made for this run; it runs on if the client has hung up."""
+        if self._body.keep and self._supervisor:
+            await self._supervisor.stop(0, kill=True, reason="the client hung up")
+        else:
+            await self._daemon.finish_run(self._body.project.name, self._supervisor)
+        if self._started and not self._started.exception():
+            self._started.result().close()
 
 
 def _one_off_spec(base: ServiceSpec, body: RunBody) -> ServiceSpec:
-    """The service's spec as a one-off container has it: own command, no restarts, no health check, no ports."""
+    """The service's spec as a one-off container has it: own command, no restarts, no health check, no ports.
+
+    And an init, without which the kernel would drop the Ctrl-C that a program has no handler for.
+    """
     changes: dict[str, Any] = {
-        "restart": RestartPolicy(), "healthcheck": None, "replicas": 1,
+        "restart": RestartPolicy(), "healthcheck": None, "replicas": 1, "init": True,
         "environment": base.environment | body.environment,
     }  # fmt: skip
     if body.command is not None:
@@ -216,27 +281,8 @@ def _one_off_spec(base: ServiceSpec, body: RunBody) -> ServiceSpec:
     return msgspec.structs.replace(base, **changes)
 
 
-async def _bring_up(daemon: Daemon, connection: _Connection, spec: ServiceSpec, body: RunBody) -> Supervisor:
-    """Dependencies and networks first, then the container itself, not started yet."""
-    wanted = [d.service for d in spec.depends_on] if body.dependencies else []
-    options = Options(services=tuple(wanted), remove_orphans=False)
-    async for progress in daemon.prepare_run(body.project, spec, options):
-        if progress.kind is ProgressKind.RESULT:
-            if not progress.ok:
-                raise OrchError(f"cannot run {spec.name}", (progress.error or {}).get("what", ""),
-                                (progress.error or {}).get("cause", ""))  # fmt: skip
-            break
-        await connection.send({"progress": msgspec.to_builtins(progress)})
-    return await daemon.create_one_off(body.project.name, spec, body.name)
-
-
-async def _remove(daemon: Daemon, supervisor: Supervisor) -> None:
-    await supervisor.stop(0, kill=True, reason="removed")
-    await daemon.remove_one_off(supervisor)
-
-
-async def _attend(connection: _Connection, process: Process, id: str) -> None:
-    """Hand the process's descriptors to the client, pass its signals on, and mind that it may hang up."""
+async def _hand_over(connection: _Connection, process: Process, id: str) -> None:
+    """Give the client the process's descriptors."""
     names = ("terminal", "stdin", "stdout", "stderr")
     held = [process.take(name) for name in names if name in process.descriptors]
     try:
@@ -244,30 +290,6 @@ async def _attend(connection: _Connection, process: Process, id: str) -> None:
     finally:
         for fd in held:
             os.close(fd)
-    task = asyncio.create_task(_listen(connection, process), name=f"session of {id}")
-    process.keep(task)
-
-
-async def _listen(connection: _Connection, process: Process) -> None:
-    ended = asyncio.ensure_future(process.exited())
-    gone = asyncio.ensure_future(connection.hung_up.wait())
-    try:
-        while True:
-            message = asyncio.ensure_future(connection.messages.get())
-            await asyncio.wait((ended, gone, message), return_when=asyncio.FIRST_COMPLETED)
-            if message.done():
-                try:
-                    process.send_signal(signal_number(str(message.result().get("signal", ""))))
-                except ValueError:
-                    pass  # not a signal: a client that knows more than we do
-                continue
-            message.cancel()
-            if gone.done() and not ended.done():
-                process.send_signal(signal.SIGKILL)
-            return
-    finally:
-        gone.cancel()
-        ended.cancel()
 
 
 async def _refuse(connection: _Connection, error: OrchError) -> web.StreamResponse:
@@ -276,8 +298,9 @@ async def _refuse(connection: _Connection, error: OrchError) -> web.StreamRespon
     return web.Response()
 
 
-async def _farewell(connection: _Connection, code: int, number: int | None, reason: str) -> None:
-    if not connection.hung_up.is_set():
-        await connection.send({"exited": {"code": code, "signal": number, "reason": reason}})
-        connection.close()
-        await connection.hung_up.wait()
+async def _bid_farewell(
+    connection: _Connection, code: int, number: int | None, reason: str
+) -> web.StreamResponse:
+    await connection.send({"exited": {"code": code, "signal": number, "reason": reason}})
+    connection.close()
+    return web.Response()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 
 from orchestrator.errors import OrchError
-
 from orchestrator.states import ALIVE
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import ProcessView, StatsView

@@ -74,6 +74,7 @@ class Project:
         self._images: dict[str, asyncio.Task[Image]] = {}
         self._reserved: dict[str, list[socket.socket]] = {}  # by container id
         self._host_files = _HostFiles.read()
+        self._names: dict[frozenset[str] | None, str] = {}  # by networks; empty when it must be made anew
 
     # Observing
 
@@ -164,6 +165,7 @@ class Project:
             for attachment in spec.networks:
                 names = (container_name(self.name, spec.name, number + 1) for number in range(spec.replicas))
                 wanted.setdefault(attachment.network, []).extend(names)
+        self._names.clear()
         for name, live in self.networks.items():
             kept = [container for container in live.addresses if container in self.supervisors]
             members = [*kept, *wanted.get(name, [])]
@@ -253,7 +255,7 @@ class Project:
         services = {supervisor.spec.name for supervisor in self.supervisors.values()}
         known = set(self.spec.services) | services
         await asyncio.to_thread(self._remove_cgroups, sorted(known))
-        self._facilities.launcher.forget_cgroup_parents(self.name)
+        self._facilities.launcher.forget_cgroups(self.cgroup.path)
 
     async def remove_logs(self) -> None:
         """Delete what its containers wrote, once all of it has been written."""
@@ -306,7 +308,10 @@ class Project:
             container.name, container.spec.name, container.replica, container.hostname,
             {endpoint.network.name: endpoint.address for endpoint in container.endpoints},
         )  # fmt: skip
-        return hosts.render_hosts(own, self._members(), base=base, every_network=host_mode)
+        networks = None if host_mode else frozenset(own.addresses)
+        if networks not in self._names:
+            self._names[networks] = hosts.render_names(self._members(), networks)
+        return hosts.render_own(own, base=base, host_mode=host_mode) + self._names[networks]
 
     def _members(self) -> list[hosts.Member]:
         """Every container that the project has or will have, by its names."""

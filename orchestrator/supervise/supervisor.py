@@ -61,6 +61,7 @@ class Supervisor:
         self._history = History()
         self._life: asyncio.Task[None] | None = None
         self._stop: _StopRequest | None = None
+        self._ending: _StopRequest | None = None  # what ends the present run: a stop, or bad health
         self._stop_asked = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -102,8 +103,8 @@ class Supervisor:
             self._changed("waiting", reason)
 
     def give_up(self, reason: str) -> None:
-        """It will not be started: something it depends on failed."""
-        if self.state in (State.PENDING, State.RESTARTING):
+        """It will not be started: something it depends on failed. What was started is its restart policy's."""
+        if self.state is State.PENDING:
             self._to(Event.GIVE_UP, reason, "failed")
 
     def reset(self) -> None:
@@ -139,7 +140,9 @@ class Supervisor:
                     await asyncio.to_thread(self.container.cgroup.thaw)
                 if self.state in (State.STARTING, State.RUNNING, State.PAUSED):
                     self._to(Event.STOP, f"stopping: {reason}", "stopping")
-        self._stop.kill = self._stop.kill or kill
+        for request in (self._stop, self._ending):
+            if request and kill:
+                request.kill = True
         self._stop_asked.set()
         self._wake()
         if self._life:
@@ -154,9 +157,9 @@ class Supervisor:
         """
         if self.process is None or self.state not in ALIVE:
             raise ConflictError(f'cannot signal "{self.container.name}"', f"it is {self.state}", "")
-        if number == signal.SIGKILL and self.state is State.PAUSED:
-            self.container.cgroup.thaw()
         self.process.send_signal(number)
+        if number == signal.SIGKILL and self.state is State.PAUSED:
+            self.container.cgroup.thaw()  # v1 lets nobody die who is frozen
 
     async def pause(self) -> None:
         """Freeze all its processes.
@@ -179,16 +182,25 @@ class Supervisor:
         self.container.cgroup.thaw()
         self._to(Event.UNPAUSE, "", "unpaused")
 
+    def check_exec(self) -> None:
+        """Say why no process can be run in it now, if none can.
+
+        :raises ConflictError: when it does not run.
+        """
+        if self.process is None or self.state not in (State.RUNNING, State.STOPPING):
+            raise ConflictError(
+                f'cannot exec in "{self.container.name}"', f"it is {self.state}",
+                "unpause it first" if self.state is State.PAUSED else "start it first",
+            )  # fmt: skip
+
     async def exec(self, request: ExecRequest) -> Process:
         """Run one more process in it.
 
         :raises ConflictError: when it does not run.
         :raises LaunchError: when the process cannot be started.
         """
-        if self.process is None or self.state not in (State.RUNNING, State.STOPPING):
-            raise ConflictError(
-                f'cannot exec in "{self.container.name}"', f"it is {self.state}", "unpause or start it first"
-            )
+        self.check_exec()
+        assert self.process
         return await self._launcher.exec(self.container, self.process, request)
 
     def update(self, spec: ServiceSpec) -> None:
@@ -207,20 +219,20 @@ class Supervisor:
             self._start_health()
         self._changed("updated", "")
 
-    async def attach(self, terminal: Terminal | None, stdin: bool) -> Process:
+    def attach(self, terminal: Terminal | None, stdin: bool) -> asyncio.Future[Process]:
         """Start it with its terminal, or its pipes, left to the caller, once, without restarts (``orch run``).
 
-        :raises LaunchError: when it cannot be started.
+        The future brings the process, which is the caller's to close, or a LaunchError.
+
+        :raises ConflictError: when it has been stopped already.
         """
+        if self.state is not State.PENDING:
+            raise ConflictError(f'cannot run "{self.container.name}"', self.reason, "")
         self._to(Event.START, "", "starting")
-        try:
-            process = await self._begin(Attached(terminal, stdin))
-        except LaunchError as error:
-            self.error = error
-            self._to(Event.START_FAILED, str(error), "start-failed")
-            raise
-        self._life = asyncio.create_task(self._finish_attached(process), name=f"run {self.container.name}")
-        return process
+        started: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
+        attached = self._live_attached(Attached(terminal, stdin), started)
+        self._life = asyncio.create_task(attached, name=f"run {self.container.name}")
+        return started
 
     # One life
 
@@ -262,7 +274,10 @@ class Supervisor:
                 exit_code=error.status, signal=None, oom=False, launch_failed=True, retryable=error.status == 125,
                 ran_for=0.0, stop_requested=self._stop is not None, unhealthy=False,
             )  # fmt: skip
-        return await self._see_out(process)
+        try:
+            return await self._see_out(process)
+        finally:
+            process.close()
 
     async def _begin(self, attached: Attached | None = None) -> Process:
         self._oom_kills = self._count_oom_kills()
@@ -285,7 +300,7 @@ class Supervisor:
 
     async def _see_out(self, process: Process) -> Outcome:
         """Wait for the end of the program, or bring it about; leaves no process of the container."""
-        oom_watch = OomWatch(self.container.cgroup, self._oom)
+        oom_watch = OomWatch(self.container.cgroup, self._oom_kills, self._oom)
         if self.state is State.RUNNING:
             self._start_health()
         stopping: asyncio.Task[None] | None = None
@@ -297,8 +312,8 @@ class Supervisor:
             await asyncio.wait((exited, asked, sick), return_when=asyncio.FIRST_COMPLETED)
             unhealthy = sick.done() and not exited.done() and not asked.done()
             if not exited.done():
-                request = self._stop or _StopRequest(self.spec.stop_grace_period, self.reason)
-                stopping = asyncio.create_task(self._terminate(process, request))
+                self._ending = self._stop or _StopRequest(self.spec.stop_grace_period, self.reason)
+                stopping = asyncio.create_task(self._terminate(process, self._ending))
             exit = await exited
         except SpawnerError as error:
             exit = Exit(255, None)
@@ -308,27 +323,34 @@ class Supervisor:
             sick.cancel()
             if stopping:
                 stopping.cancel()
-            oom_watch.close()
+            self._ending = None
+            oom_kills = oom_watch.close()
             self._end_health()
-        return self._ended(process, exit, unhealthy)
+        return self._ended(process, exit, unhealthy, oom_kills)
 
-    def _ended(self, process: Process, exit: Exit, unhealthy: bool) -> Outcome:
+    def _ended(self, process: Process, exit: Exit, unhealthy: bool, oom_kills: int) -> Outcome:
         self.finished_at = time.time()
         self.exit_code = exit.code
         self.process = None
         self.health = Health.NONE
-        process.close()
-        oom = exit.signal == signal.SIGKILL and self._count_oom_kills() > self._oom_kills
-        if oom:
-            self._listener(
-                self, "oom", describe_exit(exit.code, exit.signal, True, self.spec.resources.memory)
-            )
+        if self.state is State.PAUSED:
+            self.container.cgroup.thaw()  # the next run shall not be born frozen
         return Outcome(
-            exit_code=exit.code, signal=exit.signal, oom=oom, launch_failed=False, retryable=True,
+            exit_code=exit.code, signal=exit.signal,
+            # A shell, or an init, passes the kill of its child on as its own exit code.
+            oom=exit.code == 128 + signal.SIGKILL and oom_kills > 0, launch_failed=False, retryable=True,
             ran_for=time.monotonic() - self._started, stop_requested=self._stop is not None, unhealthy=unhealthy,
         )  # fmt: skip
 
-    async def _finish_attached(self, process: Process) -> None:
+    async def _live_attached(self, attached: Attached, started: asyncio.Future[Process]) -> None:
+        try:
+            process = await self._begin(attached)
+        except LaunchError as error:
+            self.error = error
+            self._to(Event.START_FAILED, str(error), "start-failed")
+            started.set_exception(error)
+            return
+        started.set_result(process)
         outcome = await self._see_out(process)
         reason = describe_exit(
             outcome.exit_code or 0, outcome.signal, outcome.oom, self.spec.resources.memory
@@ -373,6 +395,9 @@ class Supervisor:
                     heard = True
             if heard:
                 await self._grace(begin + request.grace - time.monotonic(), request)
+            if request.kill:
+                self._listener(self, "killed", "its stop was cut short")
+            elif heard:
                 self._listener(self, "killed", f"did not stop within {format_duration(request.grace)}")
             else:
                 text = f"its pid 1 has no handler for {self.spec.stop_signal} (init = true gives it one)"
@@ -411,14 +436,11 @@ class Supervisor:
 
     def health_is(self, health: Health, text: str) -> None:
         """The health watch's finding."""
-        if health is self.health:
-            return
-        self.health = health
-        if health is Health.UNHEALTHY:
-            self.reason = text
-        elif self.state is State.RUNNING:
-            self.reason = ""
-        self._changed(health.value, text)
+        if self.state is State.RUNNING and self._ending is None:
+            self.reason = "" if health is Health.HEALTHY else text
+        if health is not self.health:
+            self.health = health
+            self._changed(health.value, text)
 
     async def _sick(self) -> None:
         """Wait until the container is unhealthy and its check says that something is done about it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import os
-import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 _OUTPUT_LIMIT = 4096
 _KEPT_PROBES = 5
+#: Seconds from the notice of an OOM kill until the kernel has counted it, generously.
+_OOM_SETTLING = 0.1
 
 
 class HealthWatch:
@@ -76,8 +77,7 @@ class HealthWatch:
                 exit = await process.exited()
             return exit.code, reader.output()
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.close()
+            process.abandon()
             reader.close()
 
 
@@ -120,27 +120,42 @@ class _OutputReader:
 
 
 class OomWatch:
-    """Calls ``found`` on the event loop for every new OOM kill in a cgroup, until :meth:`close`."""
+    """Calls ``found`` on the event loop for new OOM kills in a cgroup, until :meth:`close`.
 
-    def __init__(self, cgroup: Cgroup, found: Callable[[], None]) -> None:
+    :param before: kills that the cgroup had counted already.
+    """
+
+    def __init__(self, cgroup: Cgroup, before: int, found: Callable[[], None]) -> None:
         self._cgroup = cgroup
         self._found = found
         self._loop = asyncio.get_running_loop()
-        self._seen = cgroup.oom_kills()
+        self._before = self._seen = before
+        self._later: asyncio.TimerHandle | None = None
         self._notifier = cgroup.oom_watch()
         if self._notifier:
-            self._loop.add_reader(self._notifier.fileno(), self._look)
+            self._loop.add_reader(self._notifier.fileno(), self._notified)
 
-    def close(self) -> None:
-        """Stop watching."""
+    def close(self) -> int:
+        """Stop watching; how many kills there were altogether."""
+        if self._later:
+            self._later.cancel()
         if self._notifier:
             self._loop.remove_reader(self._notifier.fileno())
             self._notifier.close()
             self._notifier = None
+        self._look()
+        return self._seen - self._before
 
-    def _look(self) -> None:
+    def _notified(self) -> None:
         assert self._notifier
         self._notifier.drain()
+        self._look()
+        if self._later:
+            self._later.cancel()
+        # v1 tells of it just before it kills: the kill may not have been counted yet.
+        self._later = self._loop.call_later(_OOM_SETTLING, self._look)
+
+    def _look(self) -> None:
         kills = self._cgroup.oom_kills()
         if kills > self._seen:
             self._seen = kills

@@ -259,7 +259,7 @@ def checks(instance: Instance, scale: Scale) -> list[Result]:
     inside = instance.service(
         "NAME",
         UNTIL_TERM.replace("echo up >/probe/up; ", ""),
-        f"healthcheck = {{ exec = ['/bin/true'], {every} }}\n",
+        f"healthcheck = {{ test = ['CMD', '/bin/true'], {every} }}\n",
     )
     with _checked(instance, "exec", 20, inside):
         percent = _cpu_percent(instance, scale.seconds)

@@ -284,7 +284,7 @@ class Orch:
         if self.is_serving() and (status := self.call("POST", "/v1/shutdown", timeout=60)) != 200:
             problems.append(f"the service answered {status} to the request to shut down")
         try:
-            wait_until("the service is gone", lambda: not self._is_locked(), timeout=60)
+            wait_until("the service is gone", lambda: not self._is_locked(), timeout=30)
         except DeadlineError as error:
             problems.append(str(error))
         problems += leaks.files_left(self.instance.run_dir, KEPT_RUN)

@@ -80,7 +80,7 @@ def test_state_is_described_for_people() -> None:
         texts.append(state.describe(rules))
     assert texts == [
         "not checked yet",
-        "not healthy yet: connection refused",
+        "last check failed: connection refused",
         "1/2 checks failed: connection refused",
         "2/2 checks failed: connection refused",
         "healthy",

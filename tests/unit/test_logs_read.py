@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.logs import read as module
-from orchestrator.logs.files import LogWriter
+from orchestrator.logs.files import LogFile, LogWriter
 from orchestrator.logs.format import LogRecord, entry, format_time
 from orchestrator.logs.read import read
 from orchestrator.spec import Logging
@@ -97,13 +97,13 @@ def test_tail_reads_only_the_end_of_a_long_log(tmp_path: Path, monkeypatch: pyte
     line = entry(format_time(_START), b"stdout", False, b"x" * 100)
     (tmp_path / "container.log").write_bytes(line * 100_000)
     amounts: list[int] = []
-    original = module.LogFile.read
+    original = LogFile.read
 
-    def counted(self: module.LogFile, size: int, offset: int) -> bytes:
+    def counted(self: LogFile, size: int, offset: int) -> bytes:
         amounts.append(size)
         return original(self, size, offset)
 
-    monkeypatch.setattr(module.LogFile, "read", counted)
+    monkeypatch.setattr(LogFile, "read", counted)
     assert len(list(read(str(tmp_path), tail=100))) == 100
     assert sum(amounts) <= 3 * module.BLOCK
 

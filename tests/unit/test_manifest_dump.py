@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -50,6 +50,8 @@ _PATHS = st.lists(_WORDS | st.sampled_from(["a b", "$x", "é", ":"]), min_size=1
 _SECONDS = st.floats(0, 1e9) | st.integers(0, 10**6).map(float) | st.sampled_from([0.1, 0.001, 90.0])
 _POSITIVE = _SECONDS.filter(bool)
 _PORTS = st.integers(1, 65535)
+_ADDRESSES = st.sampled_from(["127.0.0.1", "0.0.0.0"])
+_MODES: tuple[Literal["bridge", "host", "none"], ...] = ("bridge", "bridge", "host", "none")
 
 
 def _maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -140,7 +142,7 @@ _LIMITS = st.integers(0, 1000).flatmap(
 
 @st.composite
 def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSpec:
-    mode = draw(st.sampled_from(["bridge", "bridge", "host", "none"]))
+    mode = draw(st.sampled_from(_MODES))
     joined: tuple[Attachment, ...] = ()
     if mode == "bridge":
         attachments = st.builds(
@@ -156,7 +158,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         required=st.booleans(),
     )
     probe = draw(_maybe(_CHECKS)) if mode != "none" else None
-    port = st.builds(Port, target=_PORTS, host_ip=st.sampled_from(["127.0.0.1", "0.0.0.0"]), protocol=st.sampled_from(["tcp", "udp"]))  # fmt: skip
+    ports = st.builds(Port, target=_PORTS, host_ip=_ADDRESSES, protocol=st.sampled_from(["tcp", "udp"]))
     return ServiceSpec(
         name=name,
         kind=draw(st.sampled_from(["service", "job"])),
@@ -169,7 +171,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         working_dir=draw(_maybe(_PATHS)),
         user=draw(_maybe(st.sampled_from(["root", "0", "1000:1000", "$"]))),
         hostname=draw(_maybe(_HOSTS)),
-        ports=draw(_tuples(port)) if mode == "bridge" else (),
+        ports=draw(_tuples(ports)) if mode == "bridge" else (),
         expose=draw(_tuples(st.sampled_from(["80", "53/udp"]))),
         mounts=draw(_tuples(_MOUNTS, unique_by=lambda mount: mount.target)),
         read_only=draw(st.booleans()),
@@ -257,6 +259,7 @@ def test_people_can_read_it() -> None:
                 name="web",
                 command=("sh", "-c", "echo $HOME"),
                 environment={"A": "1"},
+                ports=(Port(target=80, published=8080), Port(target=53, protocol="udp")),
                 networks=(Attachment(network="default"),),
                 depends_on=(Dependency(service="db", condition=Condition.HEALTHY),),
                 stop_grace_period=90.0,
@@ -273,6 +276,7 @@ name = "shop"
 image = "host"
 command = ["sh", "-c", "echo $$HOME"]
 stop_grace_period = "1m30s"
+ports = [{ target = 80, published = 8080 }, { target = 53, protocol = "udp" }]
 
 [services.web.environment]
 A = "1"

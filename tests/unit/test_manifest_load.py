@@ -274,6 +274,16 @@ def test_defaults_lie_beneath_each_service(tmp_path: Path) -> None:
     assert b.mounts == ()
 
 
+def test_a_probe_of_its_own_undoes_disabled_defaults(tmp_path: Path) -> None:
+    project = _load(
+        tmp_path,
+        '[defaults]\nhealthcheck = { http = "/", port = 1, disable = true }\n'
+        '[services.a]\ncommand = "a"\nhealthcheck.tcp = 2\n[services.b]\ncommand = "b"\n',
+    )
+    assert project.services["a"].healthcheck == Healthcheck(test=TcpCheck(port=2))
+    assert project.services["b"].healthcheck is None
+
+
 def test_networks_and_volumes(tmp_path: Path) -> None:
     project = _load(
         tmp_path,

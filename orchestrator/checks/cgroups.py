@@ -1,0 +1,44 @@
+"""The cgroup hierarchies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.checks.finding import Finding, missing, ok, warning
+
+#: Controller, in the words of v2 -> what can't be limited without it.
+_CONTROLLERS = {
+    "cpu": "cpus, cpu_weight",
+    "cpuset": "cpuset",
+    "memory": "memory",
+    "pids": "pids",
+    "io": "io limits",
+    "hugetlb": "hugepages",
+}
+
+
+def check() -> Iterator[Finding]:
+    """Kind and controllers."""
+    from orchestrator.cgroups.host import detect
+    from orchestrator.errors import KernelError
+
+    try:
+        host = detect()
+    except KernelError as error:
+        yield missing("cgroups", error.cause or str(error), error.remedy or "mount a cgroup hierarchy")
+        return
+    except OSError as error:
+        yield missing("cgroups", f"{error.filename}: {error.strerror}", "mount a cgroup hierarchy")
+        return
+    yield from judge(host.kind, host.controllers)
+
+
+def judge(kind: str, controllers: frozenset[str]) -> Iterator[Finding]:
+    """Pure part of :func:`check`."""
+    yield ok("cgroups", f"{kind}, controllers {', '.join(sorted(controllers)) or 'none'}")
+    if lacking := {name: use for name, use in _CONTROLLERS.items() if name not in controllers}:
+        uses = "; ".join(f"{name} ({use})" for name, use in lacking.items())
+        where = "cgroup_disable= in /proc/cmdline and the kernel's configuration"
+        if kind == "v1":
+            where = "mount -t cgroup -o NAME none /sys/fs/cgroup/NAME (io is blkio there)"
+        yield warning("cgroup controllers", f"can't be limited: {uses}", f"see {where}")
