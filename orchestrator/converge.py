@@ -100,29 +100,42 @@ class Execution:
     # Waiting
 
     async def _wait(self, operation: Operation, afters: Sequence[After]) -> None:
-        for after in afters:
-            try:
-                await self._wait_for(operation, after)
-            except DependencyError as error:
-                if after.required:
-                    raise
-                self._say(ProgressKind.WARNING, operation, message=str(error))
+        """Wait for all of them at once: one that fails ends the wait, however long the others may take."""
+        waiting = _Waiting(lambda text: self._explain(operation, text))
+        waits = [asyncio.ensure_future(self._wait_for(operation, after, waiting)) for after in afters]
+        try:
+            await asyncio.gather(*waits)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
-    async def _wait_for(self, operation: Operation, after: After) -> None:
-        if after.operation:
-            result = self._results[after.operation]
-            if not result.done():
-                self._explain(operation, f"waits for: {after.operation}")
-            error = await asyncio.shield(result)
-            if error is not None:
-                what = f"cannot {operation.id}"
-                if isinstance(error, DependencyError):
-                    raise DependencyError(what, str(error))
-                raise DependencyError(what, f"{after.operation} failed: {error}")
-        if after.condition is not None:
-            await self._wait_condition(operation, after, after.condition)
+    async def _wait_for(self, operation: Operation, after: After, waiting: _Waiting) -> None:
+        try:
+            if after.operation:
+                await self._wait_operation(operation, after, waiting)
+            if after.condition is not None:
+                await self._wait_condition(operation, after, after.condition, waiting)
+        except DependencyError as error:
+            if after.required:
+                raise
+            self._say(ProgressKind.WARNING, operation, message=str(error))
+        finally:
+            waiting.over(after)
 
-    async def _wait_condition(self, operation: Operation, after: After, condition: Condition) -> None:
+    async def _wait_operation(self, operation: Operation, after: After, waiting: _Waiting) -> None:
+        result = self._results[after.operation]
+        if not result.done():
+            waiting.say(after, after.operation)
+        error = await asyncio.shield(result)
+        if error is not None:
+            what = f"cannot {operation.id}"
+            if isinstance(error, DependencyError):
+                raise DependencyError(what, str(error))
+            raise DependencyError(what, f"{after.operation} failed: {error}")
+
+    async def _wait_condition(
+        self, operation: Operation, after: After, condition: Condition, waiting: _Waiting
+    ) -> None:
         supervisor = self._project.supervisors[after.container]
         limit = DEFAULT_WAIT if after.timeout is None else after.timeout
         deadline = time.monotonic() + limit
@@ -133,17 +146,18 @@ class Execution:
             )
             if judgement.outlook is Outlook.MET:
                 return
-            reason = describe(supervisor, judgement.reason)
             if judgement.outlook is Outlook.NEVER:
+                reason = describe(supervisor, judgement.reason)
                 raise DependencyError(f"cannot {operation.id}", f"dependency {reason}", _see_logs(supervisor))
-            text = f"waits for {after.container} to be {condition} ({judgement.reason}; at most {until})"
-            self._explain(operation, text)
+            text = f"{after.container} to be {condition} ({judgement.reason}; at most {until})"
+            waiting.say(after, text)
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await supervisor.wait_change()
             except TimeoutError:
+                reason = describe(supervisor, f"{judgement.reason} after {until}")
                 raise DependencyError(
-                    f"cannot {operation.id}", f"dependency {reason} after {until}",
+                    f"cannot {operation.id}", f"dependency {reason}",
                     f"see orch logs {supervisor.spec.name}, or raise depends_on.{supervisor.spec.name}.timeout",
                 ) from None  # fmt: skip
 
@@ -199,7 +213,8 @@ class Execution:
         try:
             await self._start(supervisor)
         finally:
-            await publishing
+            with anyio.CancelScope(shield=True):  # or it might be published after it has been removed
+                await publishing
 
     async def _start(self, supervisor: Supervisor) -> None:
         supervisor.start()
@@ -231,6 +246,28 @@ class Execution:
     ) -> None:
         name = operation.id if operation else ""
         self._request.report(Progress(kind=kind, time=time.time(), operation=name, **fields))  # type: ignore[arg-type]
+
+
+class _Waiting:
+    """What one operation waits for at the moment, told whenever that changes."""
+
+    def __init__(self, explain: Callable[[str], None]) -> None:
+        self._explain = explain
+        self._texts: dict[After, str] = {}
+
+    def say(self, after: After, text: str) -> None:
+        """This is waited for."""
+        if self._texts.get(after) != text:
+            self._texts[after] = text
+            self._tell()
+
+    def over(self, after: After) -> None:
+        """This is not waited for any more."""
+        if self._texts.pop(after, None) and self._texts:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._explain("waits for " + ", ".join(self._texts.values()))
 
 
 def describe(supervisor: Supervisor, reason: str) -> str:
@@ -269,9 +306,8 @@ async def settle(project: Project, services: Iterable[str], timeout: float | Non
         if judgement.outlook is Outlook.NEVER:
             errors.append(DependencyError(describe(supervisor, judgement.reason), "", _see_logs(supervisor)))
         elif judgement.outlook is Outlook.WAIT:
-            text = (
-                f"{describe(supervisor, judgement.reason)} after {format_duration(timeout or DEFAULT_WAIT)}"
-            )
+            after = format_duration(DEFAULT_WAIT if timeout is None else timeout)
+            text = describe(supervisor, f"{judgement.reason} after {after}")
             errors.append(DependencyError(text, "", "raise --wait-timeout if it only needs more time"))
 
     async with anyio.create_task_group() as tasks:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import secrets
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: What a project, service, network or volume may be called (Compose's rule for project names).
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -15,7 +13,7 @@ _INTERFACE_HASH = 10  # IFNAMSIZ leaves 15 characters; the prefixes below take u
 
 def new_container_id() -> str:
     """A fresh container id: 12 hexadecimal digits."""
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 def container_name(project: str, service: str, replica: int) -> str:
@@ -25,11 +23,12 @@ def container_name(project: str, service: str, replica: int) -> str:
 
 def short_hash(*parts: str) -> str:
     """Ten hexadecimal digits that depend on all parts."""
+    import hashlib  # late: most client commands need no hash, and it takes a while to load
+
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_INTERFACE_HASH]
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """One independent orch on this host; everything it owns is named after ``id``.
 
     :param state_dir: what survives a reboot (images, volumes, logs, writable layers).

@@ -8,7 +8,6 @@ the API as JSON (``msgspec.json``), so two specs are equal exactly if their JSON
 from __future__ import annotations
 
 import enum
-import hashlib
 from typing import Literal
 
 import msgspec
@@ -254,6 +253,8 @@ class ProjectSpec(Spec, frozen=True):
 
 def digest(spec: Spec) -> str:
     """Hex digest of a spec's meaning: equal exactly for equal specs, whatever the order of their keys."""
+    import hashlib  # late: most client commands need no hash, and it takes a while to load
+
     return hashlib.sha256(msgspec.json.encode(_plain(spec), order="deterministic")).hexdigest()
 
 

@@ -93,7 +93,7 @@ def _run(context: Context) -> int:
         entrypoint = shlex.split(args.entrypoint)
     ensure_service(context.client)
     terminal = _terminal(context)
-    reporting = reporter(context)
+    reporting = reporter(context, idle="")
     try:
         channel = context.client.run(
             project,
@@ -109,13 +109,7 @@ def _run(context: Context) -> int:
             dependencies=not args.no_deps,
             publish=args.publish,
         )
-        return Session(
-            channel,
-            tty=terminal.tty,
-            stdin=terminal.stdin,
-            on_progress=reporting.apply,
-            on_start=reporting.finish,
-        ).run()
+        return Session(channel, tty=terminal.tty, stdin=terminal.stdin, reporter=reporting).run()
     except LaunchError as error:
         return _not_launched(context, error)
     finally:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAME = 0.1  # seconds
+_LONG_WAIT = 1.0  # seconds
 #: action -> what it is doing, what it has done
 _WORDS = {
     "create": ("creating", "created"),
@@ -138,28 +139,38 @@ class Reporter:
 
 
 class PlainReporter(Reporter):
-    """One line for each thing worth knowing, for files and pipes."""
+    """One line for each thing worth knowing, for files and pipes: what is done, and long waits."""
+
+    interval = _LONG_WAIT
 
     def __init__(self, terminal: Terminal, idle: str) -> None:
         self._terminal = terminal
         self._idle = idle
         self._model = Model()
+        self._told: dict[str, str] = {}  # operation -> the wait that was printed last
 
     def apply(self, progress: Progress) -> None:
-        """Print the line, unless it says nothing new."""
-        before = self._model.rows.get(progress.operation)
-        told = (before.state, before.message) if before else None
+        """Print the line, unless something is only under way."""
         row = self._model.apply(progress, time.monotonic())
-        if progress.plan and not progress.plan.operations:
+        if progress.plan and not progress.plan.operations and self._idle:
             self._print(f"{progress.plan.project}: {self._idle}")
         if progress.kind is ProgressKind.WARNING:
             self._print(f"warning: {plain(progress.message)}")
-        if row is None or row.state == "running" or told == (row.state, row.message):
+        if row is None or row.state not in ("done", "failed"):
             return
         text = words(row.operation.action)[1] if row.state == "done" else row.state
         if row.seconds is not None:
             text += f" in {stopwatch(row.seconds)}"
         self._print(f"{subject(row.operation)}: {text}{': ' if row.message else ''}{row.message}")
+
+    def tick(self) -> None:
+        """Print what waits for long already."""
+        now = time.monotonic()
+        for id, row in self._model.rows.items():
+            is_long = row.state == "waiting" and now - row.since >= _LONG_WAIT
+            if is_long and self._told.get(id) != row.message:
+                self._told[id] = row.message
+                self._print(f"{subject(row.operation)}: {row.message}")
 
     def _print(self, text: str) -> None:
         self._terminal.line(text)
@@ -180,7 +191,7 @@ class LiveReporter(Reporter):
     def apply(self, progress: Progress) -> None:
         """Take the line in, and draw."""
         self._model.apply(progress, time.monotonic())
-        if progress.plan and not progress.plan.operations:
+        if progress.plan and not progress.plan.operations and self._idle:
             self._terminal.line(f"{progress.plan.project}: {self._idle}")
         if progress.kind is ProgressKind.WARNING:
             text = f"{self._terminal.style('warning:', 'yellow')} {harmless(progress.message)}"
@@ -234,7 +245,7 @@ class QuietReporter(Reporter):
 def reporter(context: Context, idle: str = "nothing to do") -> Reporter:
     """The reporter that suits the arguments and stderr.
 
-    :param idle: what to say of a plan without operations.
+    :param idle: what to say of a plan without operations; "" says nothing.
     """
     if context.json:
         return JsonReporter(context)

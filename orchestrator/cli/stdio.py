@@ -6,21 +6,22 @@ pty(7), termios(3) and TIOCSWINSZ in ioctl_tty(2).
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import termios
 import tty
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from orchestrator.cli.exit_codes import SIGNALLED
 from orchestrator.cli.loop import Loop
+from orchestrator.cli.progress import Reporter
 from orchestrator.cli.terminal import write_bytes
 from orchestrator.errors import OrchError, from_wire
 from orchestrator.service.client import Exited, StdioChannel, StdioMessage
-from orchestrator.views import Progress
 
 _CHUNK = 1 << 16
 _HIGH_WATER = 1 << 18  # bytes of input that wait for a slow reader before no more is read
@@ -28,6 +29,9 @@ _FORWARDED = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 3  # of these signals make us go, whatever the program makes of them
+_LAST_WORDS = 1 << 20  # bytes: the most that a pipe may hold of what a program wrote before it ended
 _END_OF_INPUT = b"\x04"  # VEOF: what a terminal in canonical mode reads as the end of its input
 
 
@@ -36,8 +40,7 @@ class Session:
 
     :param tty: the program has a terminal of its own; ours, if stdin is one, is in raw mode meanwhile.
     :param stdin: our input goes to the program.
-    :param on_progress: called with what is done before a one-off container can start.
-    :param on_start: called before the program's first output is shown.
+    :param reporter: shows what is done before a one-off container can start.
     """
 
     def __init__(
@@ -46,15 +49,16 @@ class Session:
         *,
         tty: bool,
         stdin: bool,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_start: Callable[[], None] | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._channel = channel
         self._tty = tty
         self._stdin = stdin
-        self._on_progress = on_progress
-        self._on_start = on_start
+        self._reporter = reporter or Reporter()
         self._exited: Exited | None = None
+        self._is_started = False
+        self._stops = 0  # how often we were asked to stop
+        self._last = b"\n"  # what was read last
         self._input: int | None = None  # where the program reads
         self._waiting = bytearray()  # input that the program has not taken yet
         self._at_end = False  # of our input
@@ -74,7 +78,9 @@ class Session:
                 while self._exited is None:
                     if self._channel.ended:
                         raise self._channel.lost()
-                    self._loop.step()
+                    self._loop.step(None if self._is_started else self._reporter.interval)
+                    if not self._is_started:
+                        self._reporter.tick()
                 self._drain()
         finally:
             self._restore()
@@ -83,11 +89,10 @@ class Session:
 
     def _take(self, messages: list[StdioMessage]) -> None:
         for message in messages:
-            if message.progress and self._on_progress:
-                self._on_progress(message.progress)
+            if message.progress:
+                self._reporter.apply(message.progress)
             if message.started:
-                if self._on_start:
-                    self._on_start()
+                self._reporter.finish()
                 self._start(self._channel.take_descriptors())
             if message.exited:
                 self._exited = message.exited
@@ -96,6 +101,7 @@ class Session:
 
     def _start(self, descriptors: list[int]) -> None:
         """Begin to move bytes."""
+        self._is_started = True
         if len(descriptors) not in ((1,) if self._tty else (2, 3)):
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -127,8 +133,9 @@ class Session:
         if not data:
             self._at_end = True
             self._loop.read(_STDIN, None)
-            if self._tty:
-                self._waiting += _END_OF_INPUT
+            if self._tty:  # in the middle of a line, the first VEOF only ends the line (termios(3))
+                self._waiting += _END_OF_INPUT * (1 if self._last.endswith(b"\n") else 2)
+        self._last = data
         self._waiting += data
         self._copy_in()
 
@@ -152,35 +159,42 @@ class Session:
         elif not self._at_end:
             self._loop.read(_STDIN, self._read_input if len(self._waiting) < _HIGH_WATER else None)
 
-    def _copy_out(self, descriptor: int) -> bool:
-        """Pass on what the program wrote; whether there may be more."""
+    def _copy_out(self, descriptor: int) -> int:
+        """Pass on what the program wrote; how many bytes, 0 if there are none (yet)."""
         try:
             data = os.read(descriptor, _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:  # EIO: nobody has the terminal open any more
             data = b""
         try:
             write_bytes(self._outputs[descriptor], data)
-        except BrokenPipeError:  # nobody reads us: let the program notice, as in a shell's pipeline
-            data = b""
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise OrchError("cannot write what the program says", error.strerror or "") from None
+            data = b""  # nobody reads us, or our terminal is gone: let the program notice, as in a pipeline
         if not data:
             self._loop.read(descriptor, None)
             del self._outputs[descriptor]
             os.close(descriptor)
-        return bool(data)
+        return len(data)
 
     def _drain(self) -> None:
         """Pass on what the program wrote before it ended, without waiting for processes it left behind."""
         for descriptor in list(self._outputs):
-            while self._copy_out(descriptor):
-                pass
+            left = _LAST_WORDS
+            while left > 0 and (count := self._copy_out(descriptor)):
+                left -= count
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGWINCH:
             self._resize()
-        else:
+            return
+        self._stops += number in _STOPPING
+        if self._is_started and self._stops < _PATIENCE:
             self._channel.signal(number.name)
+        else:  # hanging up ends the program, or what is done before it can start
+            self._exited = Exited(code=SIGNALLED + number)
 
     def _resize(self) -> None:
         """Give the program's terminal the size of ours."""

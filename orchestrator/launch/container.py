@@ -11,6 +11,7 @@ from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
 from orchestrator.network.model import Network, PublishedPort
 from orchestrator.runtime.program import Program
+from orchestrator.runtime.rootfs import Layer
 from orchestrator.spec import ServiceSpec
 
 
@@ -43,8 +44,9 @@ class Container:
     netns: int = -1
     #: Whether its veths exist.
     attached: bool = False
-    #: Hash of the hosts file that it has.
+    #: Hash of the hosts file that it has, and its resolv.conf.
     hosts: int = 0
+    resolv_conf: str = ""
     #: Set when everything that its latest run wrote is in its log.
     log_closed: asyncio.Event | None = None
     #: The launch program of its latest start.
@@ -66,9 +68,22 @@ class Container:
         return f"{self.instance.state_dir}/containers/{self.id}"
 
     @property
-    def run_directory(self) -> str:
-        """Its folder of things that do not: hosts, resolv.conf, hostname."""
-        return f"{self.instance.run_dir}/containers/{self.id}"
+    def layers(self) -> tuple[Layer, ...]:
+        """The image's lowers, each with this container's writable layer above it."""
+        return tuple(
+            Layer(
+                lower.target,
+                lower.folders,
+                f"{self.directory}/upper{number}",
+                f"{self.directory}/work{number}",
+            )
+            for number, lower in enumerate(self.image.lowers)
+        )
+
+    @property
+    def hosts_file(self) -> str:
+        """What it sees as /etc/hosts."""
+        return f"{self.instance.run_dir}/hosts/{self.id}"
 
     @property
     def log_directory(self) -> str:

@@ -91,7 +91,7 @@ class Launcher:
             service=container.spec.name,
             label=container.name,
             cgroup=container.cgroup.path,
-            folders=[container.directory, container.run_directory],
+            paths=[container.directory, container.hosts_file],
             veths=[endpoint.veth for endpoint in container.endpoints],
         )
         try:
@@ -137,7 +137,7 @@ class Launcher:
             cloned = time.perf_counter()
             if network.new and "netns" in process.descriptors:
                 container.netns = process.take("netns")
-                self._network.attach(container)
+                await self._network.attach(container)
             connected = time.perf_counter()
             if attached is None:
                 self._attach_log(container, process)

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
-import stat
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.kernel.operations import Operation
@@ -17,11 +18,8 @@ from orchestrator.launch.container import Container
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
-from orchestrator.runtime.rootfs import Bind, Layer
+from orchestrator.runtime.rootfs import Bind
 from orchestrator.spec import ServiceSpec
-
-#: Small files that every container sees instead of its image's own.
-_ETC_FILES = ("hosts", "hostname", "resolv.conf")
 
 
 class CgroupStage:
@@ -84,55 +82,46 @@ class RootfsStage:
     name = "rootfs"
 
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
-        """Make the folders; quick, and nothing is written to the image."""
-        directory = container.directory
-        os.mkdir(directory)
-        os.mkdir(f"{directory}/root")
-        for number, _ in enumerate(container.image.lowers):
-            for folder in ("", "/upper", "/work"):
-                os.mkdir(f"{directory}/{number}{folder}")
-        # The container's / is the upper layer's own folder, with its owner and mode.
-        for number, lower in enumerate(container.image.lowers):
-            info = os.stat(lower.folders[0])
-            os.chown(f"{directory}/{number}/upper", info.st_uid, info.st_gid)
-            os.chmod(f"{directory}/{number}/upper", stat.S_IMODE(info.st_mode))
-        container.hosts = hash(hosts)
-        os.mkdir(container.run_directory)
-        for name, text in zip(_ETC_FILES, (hosts, container.hostname + "\n", resolv_conf), strict=True):
-            with open(f"{container.run_directory}/{name}", "w", encoding="utf-8") as file:
-                file.write(text)
-        os.makedirs(container.log_directory, exist_ok=True)
+        """Write its hosts file, the one thing that the service may change while the container runs."""
+        container.hosts, container.resolv_conf = hash(hosts), resolv_conf
+        with open(container.hosts_file, "w", encoding="utf-8") as file:
+            file.write(hosts)
 
     def rewrite_hosts(self, container: Container, hosts: str) -> None:
         """Change the names the container knows, while it runs: the file stays the same file."""
         if hash(hosts) == container.hosts:
             return
         container.hosts = hash(hosts)
-        with open(f"{container.run_directory}/hosts", "r+", encoding="utf-8") as file:
+        with open(container.hosts_file, "r+", encoding="utf-8") as file:
             file.write(hosts)
             file.truncate()
 
     def contribute(self, container: Container) -> RootfsPart:
-        """Where the child finds it all."""
-        directory = container.directory
-        layers = tuple(
-            Layer(lower.target, lower.folders, f"{directory}/{number}/upper", f"{directory}/{number}/work")
-            for number, lower in enumerate(container.image.lowers)
-        )
-        binds = [Bind(f"{container.run_directory}/{name}", f"/etc/{name}") for name in _ETC_FILES]
+        """What the child makes and mounts."""
+        targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
+        own = {"/etc/hostname": container.hostname + "\n", "/etc/resolv.conf": container.resolv_conf}
+        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts")]
         for mount in container.spec.mounts:
             if mount.type == "bind":
                 binds.append(Bind(mount.source, mount.target, mount.read_only))
             elif mount.type == "volume":
                 binds.append(Bind(container.volumes[mount.source], mount.target, mount.read_only))
-        targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
-        own = [bind for bind in binds[: len(_ETC_FILES)] if bind.target not in targets]
-        return RootfsPart(f"{directory}/root", layers, (*own, *binds[len(_ETC_FILES) :]))
+        return RootfsPart(
+            root=f"{container.instance.state_dir}/root",
+            directory=container.directory,
+            layers=container.layers,
+            binds=tuple(binds),
+            files={target: text for target, text in own.items() if target not in targets},
+        )
 
     async def remove(self, container: Container) -> None:
-        """Delete the writable layers and the files."""
-        await asyncio.to_thread(remove_tree, container.directory)
-        await asyncio.to_thread(remove_tree, container.run_directory)
+        """Delete the writable layers and the hosts file."""
+        await asyncio.to_thread(self._remove, container)
+
+    def _remove(self, container: Container) -> None:
+        remove_tree(container.directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(container.hosts_file)
 
 
 def remove_tree(path: str) -> None:
@@ -154,6 +143,7 @@ class NetworkStage:
 
     def __init__(self, manager: NetworkManager) -> None:
         self._manager = manager
+        self._thread = ThreadPoolExecutor(1, "network")
 
     def contribute(self, container: Container) -> NetworkPart:
         """What the child does in the namespace; on a restart it only joins it."""
@@ -165,13 +155,18 @@ class NetworkStage:
         configure = compile_network(container.spec.network_mode, attachments)
         return NetworkPart(new=True, wait=bool(attachments), configure=configure)
 
-    def attach(self, container: Container) -> None:
-        """Make the veths into the namespace ``container.netns``."""
+    async def attach(self, container: Container) -> None:
+        """Make the veths into the namespace ``container.netns``.
+
+        In a thread, one container after the other: while the kernel makes and destroys namespaces it holds
+        the lock that this needs for milliseconds.
+        """
         container.attached = True
         for endpoint in container.endpoints:
-            self._manager.attach(
-                endpoint.network, endpoint.veth, container.netns, endpoint.index, endpoint.address
-            )
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._manager.attach,
+                endpoint.network, endpoint.veth, container.netns, endpoint.index, endpoint.address,
+            )  # fmt: skip
 
     async def remove(self, containers: Sequence[Container], with_networks: bool) -> None:
         """Let the namespaces go; ``with_networks``: their networks go next, and take the veths with them."""

@@ -42,11 +42,21 @@ class LogWriter:
     :ivar rotation: twice the number of rotations so far, and odd while one is under way; a reader of another
         thread, who sees the same even number before and after opening files, has opened what it meant to.
     :ivar cut: the streams whose last entry is a partial one.
+    :ivar lost: lines dropped since the last entry that says so.
     :ivar trouble: why entries are being dropped now, or "".
     """
 
-    __slots__ = ("_fd", "_lost_bytes", "_lost_lines", "_size", "cut", "directory", "logging", "rotation",
-                 "trouble")  # fmt: skip
+    __slots__ = (
+        "_fd",
+        "_lost_bytes",
+        "_size",
+        "cut",
+        "directory",
+        "logging",
+        "lost",
+        "rotation",
+        "trouble",
+    )  # fmt: skip
 
     def __init__(self, directory: str, logging: Logging) -> None:
         self.directory = directory
@@ -56,7 +66,7 @@ class LogWriter:
         self.trouble = ""
         self._fd = -1
         self._size = 0
-        self._lost_lines = 0
+        self.lost = 0
         self._lost_bytes = 0
 
     def append(self, entries: bytes) -> None:
@@ -65,9 +75,9 @@ class LogWriter:
         try:
             if self._fd < 0:
                 self._open()
-            if self._lost_lines:
+            if self.lost:
                 self._write(self._gap())
-                self._lost_lines = self._lost_bytes = 0
+                self.lost = self._lost_bytes = 0
             while position < len(entries):
                 end = self._fitting(entries, position)
                 if end == position:
@@ -79,7 +89,7 @@ class LogWriter:
         except OSError as error:
             position += error.kept if isinstance(error, _PartlyWrittenError) else 0
             self.trouble = error.strerror or str(error)
-            self._lost_lines += entries.count(b"\n", position)
+            self.lost += entries.count(b"\n", position)
             self._lost_bytes += len(entries) - position
 
     def adopt(self) -> None:
@@ -92,7 +102,7 @@ class LogWriter:
 
     def finish(self) -> None:
         """Say what was lost, if that is possible by now, and close the file. An append opens it again."""
-        if self._lost_lines:
+        if self.lost:
             self.append(b"")
         self.close()
 
@@ -131,7 +141,7 @@ class LogWriter:
         return written
 
     def _gap(self) -> bytes:
-        lines = "1 line" if self._lost_lines == 1 else f"{self._lost_lines} lines"
+        lines = "1 line" if self.lost == 1 else f"{self.lost} lines"
         text = f"[orch] {lines} ({self._lost_bytes} bytes) of log lost here: {self.trouble}"
         return entry(format_time(time.time_ns()), b"stderr", False, text.encode())
 

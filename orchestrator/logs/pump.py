@@ -154,7 +154,8 @@ class LogPump:
         """Hear of a log's growth, until the function that is returned is called.
 
         ``callback`` is called from the pump's thread, at most once a pass, and must return at once. It gets the
-        number of bytes appended (or lost), or None when a run's last line has been written. The key needn't be attached yet.
+        number of bytes appended (or lost), or None when a run's last line has been written. The key needn't be
+        attached yet.
         """
         with self._lock:
             log = self._logs.setdefault(key, _Log())
@@ -301,12 +302,19 @@ class LogPump:
             log.attachments -= 1
             idle = not log.attachments
         if idle:
-            attachment.writer.finish()
+            self._finish(attachment.writer)
         for callback in log.subscribers:
             self._call(callback, None)
         self._call(attachment.on_closed)
         with self._lock:
             self._forget(key, log)
+
+    def _finish(self, writer: LogWriter) -> None:
+        writer.finish()
+        if writer.lost:
+            self._report(
+                f"log {writer.directory}: {writer.lost} lines were lost, and there is no room to say so there"
+            )
 
     def _empty(self, stream: _Stream) -> None:
         """Move what is in the pipe now, but not what comes meanwhile: that could go on for ever."""
@@ -328,7 +336,7 @@ class LogPump:
                 self._close(stream)
         for log in self._logs.values():
             if log.writer is not None:
-                log.writer.finish()
+                self._finish(log.writer)
         self._stopping = True
 
     def _notify(self) -> None:

@@ -154,6 +154,20 @@ def _hostname(child: Child, name: str) -> None:
     socket.sethostname(name)
 
 
+def _layers(child: Child, directory: str, layers: list[tuple[str, str, str]]) -> None:
+    """Make the folders of writable layers, the first time; what they lie above gives them owner and mode."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return
+    for lower, upper, work in layers:
+        info = os.stat(lower)
+        os.mkdir(upper)
+        os.mkdir(work)
+        os.chown(upper, info.st_uid, info.st_gid)
+        os.chmod(upper, stat.S_IMODE(info.st_mode))
+
+
 def _overlay(child: Child, target: str, lower: list[str], upper: str, work: str) -> None:
     def escape(path: str) -> str:
         return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
@@ -238,6 +252,19 @@ def _attach_tree(child: Child, slot: str, target: str) -> None:
     move_mount(tree, fd)
     os.close(fd)
     os.close(tree)
+
+
+def _files(child: Child, files: dict[str, str]) -> None:
+    """Small files in memory, each mounted where it belongs. They are made where /proc is about to be mounted."""
+    _mount(child, "tmpfs", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=256k")
+    for number, (target, text) in enumerate(files.items()):
+        path = f"/proc/{number}"
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        os.write(fd, text.encode())
+        os.close(fd)
+        child.slots[path] = open_tree(path, OPEN_TREE_CLONE)
+        _attach_tree(child, path, target)
+    umount("/proc", MNT_DETACH)
 
 
 def _devices(child: Child, devices: list[tuple[str, int, int]], links: list[tuple[str, str]]) -> None:
@@ -400,6 +427,9 @@ def _init(child: Child) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, everything)
     main = os.fork()
     if main == 0:
+        os.setpgid(0, 0)  # what a terminal signals reaches this group alone, and is not passed on once more
+        if os.isatty(0):
+            os.tcsetpgrp(0, os.getpid())
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
     _retitle("init")
@@ -456,6 +486,8 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "unshare-cgroup": _unshare_cgroup,
     "join": _join,
     "hostname": _hostname,
+    "layers": _layers,
+    "files": _files,
     "overlay": _overlay,
     "open-tree": _open_tree,
     "pivot-root": _pivot_root,

@@ -37,11 +37,18 @@ class CgroupPart:
 
 @dataclass(frozen=True, slots=True)
 class RootfsPart:
-    """What the container's files are made from; ``root`` is an empty folder of the host to build on."""
+    """What the container's files are made from.
+
+    :param root: an empty folder of the host to build on; each child has it to itself, in its mount namespace.
+    :param directory: of the writable layers, made with them on the first start.
+    :param files: small files of the container's own, by target.
+    """
 
     root: str
+    directory: str
     layers: tuple[rootfs.Layer, ...]
     binds: tuple[rootfs.Bind, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,8 @@ def compile_start(
         ["unshare-cgroup"],
         ["stage", "cgroup"],
         ["hostname", hostname],
-        *rootfs.enter_root(files.root, files.layers, files.binds),
+        *rootfs.enter_root(files.root, files.directory, files.layers, files.binds),
+        ["files", files.files],
         *rootfs.default_mounts(),
         *rootfs.attach_mounts(files.binds, tmpfs),
         ["stage", "rootfs"],
@@ -223,6 +231,8 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "unshare-cgroup": lambda: "new cgroup namespace",
     "join": lambda slot, what: f"join {what} namespaces of {slot}",
     "hostname": lambda name: f"set hostname {name}",
+    "layers": lambda directory, layers: f"make writable layers in {directory}",
+    "files": lambda files: "make " + " ".join(files),
     "overlay": lambda target, lower, upper, work: (
         f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
     ),

@@ -52,13 +52,14 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 _QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 
-def enter_root(root: str, layers: Sequence[Layer], binds: Sequence[Bind]) -> list[Operation]:
+def enter_root(root: str, directory: str, layers: Sequence[Layer], binds: Sequence[Bind]) -> list[Operation]:
     """From the host's files to the container's: afterwards nothing of the host can be named any more.
 
-    ``root`` is an empty folder to build on; sources of ``binds`` are opened here and attached by
-    :func:`attach_binds`.
+    ``root`` is an empty folder to build on, ``directory`` that of the writable layers; sources of ``binds``
+    are opened here and attached by :func:`attach_mounts`.
     """
-    operations: list[Operation] = [["private-mounts"]]
+    folders = [[layer.lower[0], layer.upper, layer.work] for layer in layers]
+    operations: list[Operation] = [["layers", directory, folders], ["private-mounts"]]
     for layer in layers:
         target = root + layer.target.rstrip("/")
         operations.append(["overlay", target, list(layer.lower), layer.upper, layer.work])

@@ -30,12 +30,10 @@ from orchestrator.spec import Condition, ProjectSpec
 from orchestrator.states import ENDED, State
 from orchestrator.supervise.stopping import signal_number
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import LogLine, ProgressKind, StatsView, VersionView
+from orchestrator.views import LogLine, StatsView, VersionView
 
 log = structlog.get_logger()
 _MAX_BODY = 16 << 20
-#: Seconds for which progress is gathered: nobody sees less, and a busy start is not held up by its own report.
-_BATCHING = 0.01
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Body = TypeVar("Body")
 _encoder = msgspec.json.Encoder()
@@ -509,6 +507,4 @@ async def _progress(request: web.Request, stream: ProgressStream) -> web.StreamR
     response = await _begin_stream(request)
     async for batch in stream.batches():
         await response.write(b"".join(_encoder.encode(progress) + b"\n" for progress in batch))
-        if batch[-1].kind is not ProgressKind.RESULT:
-            await asyncio.sleep(_BATCHING)  # what happens meanwhile goes as one piece
     return response

@@ -30,12 +30,15 @@ from orchestrator.plan.reconcile import Options, reconcile
 from orchestrator.service.describe import project_containers
 from orchestrator.service.events import EventLog
 from orchestrator.spec import ProjectSpec, ServiceSpec
+from orchestrator.states import ENDED
 from orchestrator.supervise.project import Facilities, Project
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import EventView, PlanView, Progress, ProgressKind
 
 log = structlog.get_logger()
 _MEMORY_OF_PROGRESS = 100_000
+#: Seconds for which progress is gathered: nobody sees less, and a busy start is not held up by its own report.
+_GATHERING = 0.01
 #: Seconds that those who follow a project's logs have to read its end before it is deleted.
 _LAST_WORDS = 2.0
 
@@ -46,11 +49,14 @@ class ProgressStream:
     def __init__(self) -> None:
         self._lines: collections.deque[Progress] = collections.deque(maxlen=_MEMORY_OF_PROGRESS)
         self._grown = asyncio.Event()
+        self._ended = asyncio.Event()
 
     def add(self, progress: Progress) -> None:
         """One more line; RESULT is the last."""
         self._lines.append(progress)
         self._grown.set()
+        if progress.kind is ProgressKind.RESULT:
+            self._ended.set()
 
     async def batches(self) -> AsyncIterator[list[Progress]]:
         """Every line, up to and with the RESULT, as many at a time as there are."""
@@ -63,6 +69,9 @@ class ProgressStream:
                 yield batch
                 if batch[-1].kind is ProgressKind.RESULT:
                     return
+                with contextlib.suppress(TimeoutError):  # gather what comes meanwhile
+                    async with asyncio.timeout(_GATHERING):
+                        await self._ended.wait()
             await self._grown.wait()
 
     async def result(self) -> Progress:
@@ -101,14 +110,16 @@ class _Command:
 
     name: str
     request: Request
-    task: asyncio.Task[None]
+    task: asyncio.Task[list[OrchError]]
 
 
 @dataclass(slots=True)
 class _Entry:
+    """A project, and the commands that change it: one at a time, the others wait for the lock in their order."""
+
     project: Project
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    current: _Command | None = None
+    commands: list[_Command] = field(default_factory=list)
 
 
 class Daemon:
@@ -122,6 +133,7 @@ class Daemon:
         self.changed = asyncio.Event()
         self._entries: dict[str, _Entry] = {}
         self._leases: collections.Counter[str] = collections.Counter()
+        self._runs: collections.Counter[str] = collections.Counter()  # one-off containers, by project
         self._tasks: set[asyncio.Task[Any]] = set()
         self._log_readers = _Readers()
 
@@ -223,12 +235,14 @@ class Daemon:
     ) -> ProgressStream:
         """Stop and remove a project's containers (all, or those of some services) and then its networks."""
         entry = self._entry(name)
-        if entry.current:
-            if entry.current.name == "down" and kill:
-                self._hurry(entry)
-            elif entry.current.name != "down":
-                entry.current.task.cancel()
         words = self.names(name, services)
+        for command in entry.commands:
+            if command.name != "down":
+                command.task.cancel()
+            elif kill:
+                command.request.kill = True
+        if kill:
+            self._hurry(entry.project)
 
         def decide(project: Project) -> Plan:
             return lifecycle.bring_down(project.observe(), volumes, words)
@@ -237,7 +251,6 @@ class Daemon:
             for one_off in [s for s in project.supervisors.values() if s.container.one_off and not services]:
                 await one_off.stop(timeout, kill=kill, reason="removed")
                 await project.remove_containers([one_off])
-            await self._clear_away(project)
             return []
 
         return self._command("down", entry, Request(lambda _: None, timeout, kill), decide, finish)
@@ -287,7 +300,11 @@ class Daemon:
     # One-off containers
 
     def prepare_run(self, spec: ProjectSpec, service: ServiceSpec, options: Options) -> ProgressStream:
-        """Bring up what a one-off container of ``service`` needs: its dependencies, networks and volumes."""
+        """Bring up what a one-off container of ``service`` needs: its dependencies, networks and volumes.
+
+        :meth:`finish_run` must follow.
+        """
+        self._runs[spec.name] += 1
         entry = self._ensure(spec)
         needed = closure(dependency_graph(spec.services), options.services) if options.services else set()
 
@@ -315,26 +332,27 @@ class Daemon:
             )
         return await project.create_container(spec, 0, one_off=label)
 
-    async def finish_run(self, name: str, one_off: Supervisor | None) -> None:
-        """Stop and remove a one-off container; and its project, when that was brought up for nothing else."""
+    async def finish_run(self, name: str, one_off: Supervisor | None, keep: bool) -> None:
+        """The end of what :meth:`prepare_run` began: stop the one-off container (if it came to that) and remove
+        it, unless it is to be kept; and the project, when it was brought up for nothing else.
+        """
+        self._runs[name] -= 1
         entry = self._entries.get(name)
         if entry is None:
             return
         project = entry.project
-        if one_off:
-            await one_off.stop(0, kill=True, reason="removed")
+        if one_off and one_off.state not in ENDED:
+            await one_off.stop(0, kill=True, reason="the client hung up")
+        if one_off and not keep:
             async with entry.lock:
                 if project.supervisors.get(one_off.container.name) is one_off:  # no `down` was faster
                     await project.remove_containers([one_off])
 
         def decide(project: Project) -> Plan:
-            return Plan(name) if project.supervisors else lifecycle.bring_down(project.observe())
+            used = project.supervisors or self._runs[name]
+            return Plan(name) if used else lifecycle.bring_down(project.observe())
 
-        async def finish(project: Project) -> list[OrchError]:
-            await self._clear_away(project)
-            return []
-
-        await self._command("run", entry, Request(lambda _: None), decide, finish).result()
+        await self._command("run", entry, Request(lambda _: None), decide).result()
 
     async def shut_down(self) -> None:
         """Bring every project down."""
@@ -374,12 +392,6 @@ class Daemon:
         """A client reads a project's logs: they are not deleted under its eyes."""
         return self._log_readers.reading(name)
 
-    async def _clear_away(self, project: Project) -> None:
-        """Remove what is left of a project that has nothing any more."""
-        if not project.supervisors and not project.networks:
-            await project.remove_cgroups()
-            await self._end_logs(project)
-
     async def _end_logs(self, project: Project) -> None:
         """Tell those who follow the project's logs that no more comes, let them finish, and delete the logs."""
         self._tell("project", "ended", project.name)
@@ -399,11 +411,9 @@ class Daemon:
         self.project(name)
         return self._entries[name]
 
-    def _hurry(self, entry: _Entry) -> None:
+    def _hurry(self, project: Project) -> None:
         """Cut the grace of every stop that is under way short."""
-        if entry.current:
-            entry.current.request.kill = True
-        for supervisor in entry.project.supervisors.values():
+        for supervisor in project.supervisors.values():
             if supervisor.stopping:
                 self.background(supervisor.stop(0, kill=True))
 
@@ -420,43 +430,44 @@ class Daemon:
         request.report = stream.add
         project = entry.project
 
-        async def work() -> None:
-            errors: list[OrchError] = []
+        async def work() -> list[OrchError]:
             try:
                 async with entry.lock:
-                    entry.current = command
-                    try:
-                        errors = await Execution(project, decide(project), request).run()
-                        if finish and not (errors and name == "up"):
-                            errors += await finish(project)
-                    finally:
-                        entry.current = None
+                    errors = await Execution(project, decide(project), request).run()
+                    if finish and not (errors and name == "up"):
+                        errors += await finish(project)
+                    if self._is_over(project):
+                        await project.remove_cgroups()
+                        await self._end_logs(project)
+                return errors
             except OrchError as error:
-                errors.append(error)
-            except asyncio.CancelledError:
-                errors.append(ConflictError(f"{name} was cut short", "another command took over"))
+                return [error]
             except Exception as error:  # a defect of ours: the client must hear of it, the service goes on
                 log.exception("command failed", command=name, project=project.name)
-                errors.append(
-                    OrchError(f"{name} failed", f"{type(error).__name__}: {error}", "this is a bug in orch")
-                )
-            self._drop_if_gone(project)
-            stream.add(_result(project, errors))
+                text = f"{type(error).__name__}: {error}"
+                return [OrchError(f"{name} failed", text, "this is a bug in orch")]
+
+        def done(task: asyncio.Task[list[OrchError]]) -> None:
+            entry.commands.remove(command)
+            over = self._is_over(project) and not entry.commands  # which might bring it up again
+            if over and self._entries.get(project.name) is entry:
+                del self._entries[project.name]
+                self._tell("project", "removed", project.name)
+            cut_short = ConflictError(f"{name} was cut short", "another command took over")
+            stream.add(_result(project, [cut_short] if task.cancelled() else task.result()))
+            self._tasks.discard(task)
+            self.changed.set()
 
         task = asyncio.create_task(work(), name=f"{name} {project.name}")
         command = _Command(name, request, task)
+        entry.commands.append(command)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self.changed.set())
+        task.add_done_callback(done)
         return stream
 
-    def _drop_if_gone(self, project: Project) -> None:
-        entry = self._entries.get(project.name)
-        gone = not project.supervisors and not project.networks
-        if gone and entry and entry.project is project and not entry.lock.locked():
-            del self._entries[project.name]
-            self._tell("project", "removed", project.name)
-        self.changed.set()
+    def _is_over(self, project: Project) -> bool:
+        """Whether nothing is left of a project, and no ``run`` is about to use it."""
+        return project.gone and not self._runs[project.name]
 
     def _preflight(self, spec: ProjectSpec) -> None:
         """Refuse what this host cannot do before anything is changed."""

@@ -78,13 +78,8 @@ def _rootfs(container: Container) -> dict[str, object]:
     return {
         "image": container.image.reference,
         "layers": [
-            {
-                "target": lower.target,
-                "lower": list(lower.folders),
-                "upper": f"{container.directory}/{number}/upper",
-            }
-            for number, lower in enumerate(container.image.lowers)
+            {"target": layer.target, "lower": list(layer.lower), "upper": layer.upper} for layer in container.layers
         ],
-        "hosts": f"{container.run_directory}/hosts",
+        "hosts": container.hosts_file,
         "volumes": dict(container.volumes),
     }

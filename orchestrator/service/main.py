@@ -95,6 +95,8 @@ class _Ready:
 
 
 async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> None:
+    # The log pump's thread must get its turn between two callbacks of a busy loop, not after 5 ms.
+    sys.setswitchinterval(0.0005)
     lock = _prepare_folders(instance)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(os.close, lock)
@@ -191,9 +193,9 @@ def _prepare_folders(instance: Instance) -> int:
     try:
         for folder in (instance.state_dir, instance.run_dir):
             os.makedirs(folder, mode=0o711, exist_ok=True)
-        for folder in ("containers", "logs", "images", "volumes"):
+        for folder in ("containers", "logs", "images", "root", "volumes"):
             os.makedirs(f"{instance.state_dir}/{folder}", mode=0o711, exist_ok=True)
-        os.makedirs(f"{instance.run_dir}/containers", mode=0o711, exist_ok=True)
+        os.makedirs(f"{instance.run_dir}/hosts", mode=0o711, exist_ok=True)
         lock = take_lock(instance)
     except OSError as error:
         raise OrchError(
@@ -214,7 +216,7 @@ def _remove_run_dir(instance: Instance, failure: type[BaseException] | None, *_:
     for name in names:
         with contextlib.suppress(OSError):
             os.unlink(f"{instance.run_dir}/{name}")
-    for folder in (f"{instance.run_dir}/containers", instance.run_dir):
+    for folder in (f"{instance.run_dir}/hosts", instance.run_dir):
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 

@@ -2,7 +2,8 @@
 
 The request is an HTTP upgrade. After the 101 the connection carries JSON lines; the descriptors travel with
 the ``started`` line (SCM_RIGHTS), so that the service never touches a byte of what is typed or printed. When
-the client hangs up, what it started is killed.
+the client hangs up, the server cancels the request's handler (``handler_cancellation``), and what it started
+is killed.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
-from orchestrator.errors import ConflictError, NotFoundError, OrchError, SpawnerError, UsageError, from_wire
+from orchestrator.errors import ConflictError, NotFoundError, OrchError, UsageError, from_wire
 from orchestrator.launch.launcher import ExecRequest, Terminal
 from orchestrator.plan.reconcile import Options
 from orchestrator.runtime.handle import Process
+from orchestrator.service.client import Exited
 from orchestrator.service.daemon import Daemon
 from orchestrator.spec import ProjectSpec, RestartPolicy, ServiceSpec
 from orchestrator.states import ENDED
@@ -29,6 +32,7 @@ from orchestrator.supervise.stopping import signal_number
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import ProgressKind
 
+log = structlog.get_logger()
 _PROTOCOL = "orch-stdio"
 #: Seconds that the end of a run waits for its container to be removed, before that goes on unseen.
 _REMOVAL = 5.0
@@ -76,10 +80,7 @@ class RunBody(msgspec.Struct):
 
 
 class _Connection(asyncio.Protocol):
-    """The upgraded connection: JSON lines both ways.
-
-    When the client hangs up, the handler of its request is cancelled (the server's ``handler_cancellation``).
-    """
+    """The upgraded connection: JSON lines both ways."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         #: Called with the number of each signal that the client passes on.
@@ -172,25 +173,7 @@ async def serve_exec(daemon: Daemon, request: web.Request, body: ExecBody) -> we
     supervisor = daemon.find(body.project, body.container)
     supervisor.check_exec()
     connection = _upgrade(request)
-    try:
-        process = await supervisor.exec(
-            ExecRequest(
-                body.command, body.environment, body.user, body.working_dir,
-                Terminal(body.rows, body.columns) if body.tty else None, body.stdin,
-            )
-        )  # fmt: skip
-    except OrchError as error:
-        return await _refuse(connection, error)
-    try:
-        connection.on_signal = process.signal_group
-        await _hand_over(connection, process, supervisor.container.id)
-        exit = await process.exited()
-        reason = f"killed by {signal.Signals(exit.signal).name}" if exit.signal else f"exited ({exit.code})"
-        return await _bid_farewell(connection, exit.code, exit.signal, reason)
-    except SpawnerError as error:
-        return await _refuse(connection, error)
-    finally:
-        process.abandon()
+    return await _converse(connection, _exec(connection, supervisor, body))
 
 
 async def serve_run(daemon: Daemon, request: web.Request, body: RunBody) -> web.StreamResponse:
@@ -202,60 +185,93 @@ async def serve_run(daemon: Daemon, request: web.Request, body: RunBody) -> web.
     spec = _one_off_spec(base, body)
     if not spec.argv:
         raise UsageError(f"cannot run {body.service}", "it has no command", "give one")
-    run = _Run(daemon, _upgrade(request), body)
+    connection = _upgrade(request)
+    return await _converse(connection, _Run(daemon, connection, body).execute(spec))
+
+
+async def _converse(connection: _Connection, work: Coroutine[Any, Any, Exited]) -> web.StreamResponse:
+    """The client learns how ``work`` ended, whatever it was. When it hangs up, ``work`` is cancelled."""
+    message: dict[str, Any]
     try:
-        await run.bring_up(spec)
-        code, number, reason = await run.attend()
+        message = {"exited": msgspec.to_builtins(await work)}
     except OrchError as error:
-        return await _refuse(run.connection, error)
+        message = {"error": error.to_wire()}
+    except Exception as error:
+        log.exception("session failed")
+        bug = OrchError("it failed", f"{type(error).__name__}: {error}", "this is a bug in orch")
+        message = {"error": bug.to_wire()}
+    await connection.send(message)
+    connection.close()
+    return web.Response()
+
+
+async def _exec(connection: _Connection, supervisor: Supervisor, body: ExecBody) -> Exited:
+    process = await supervisor.exec(
+        ExecRequest(
+            body.command, body.environment, body.user, body.working_dir,
+            Terminal(body.rows, body.columns) if body.tty else None, body.stdin,
+        )
+    )  # fmt: skip
+    try:
+        connection.on_signal = process.signal_group
+        await _hand_over(connection, process, supervisor.container.id)
+        exit = await process.exited()
     finally:
-        cleaning = daemon.background(run.clean_up())
-    await asyncio.wait([cleaning], timeout=_REMOVAL)
-    return await _bid_farewell(run.connection, code, number, reason)
+        process.abandon()
+    reason = f"killed by {signal.Signals(exit.signal).name}" if exit.signal else f"exited ({exit.code})"
+    return Exited(code=exit.code, signal=exit.signal, reason=reason)
 
 
 class _Run:
     """One ``orch run``, from its dependencies to its removal."""
 
     def __init__(self, daemon: Daemon, connection: _Connection, body: RunBody) -> None:
-        self.connection = connection
+        self._connection = connection
         self._daemon = daemon
         self._body = body
         self._supervisor: Supervisor | None = None
         self._started: asyncio.Future[Process] | None = None
 
-    async def bring_up(self, spec: ServiceSpec) -> None:
+    async def execute(self, spec: ServiceSpec) -> Exited:
+        """All of it."""
+        try:
+            supervisor = await self._bring_up(spec)
+            exited = await self._attend(supervisor)
+        finally:
+            cleaning = self._daemon.background(self._clean_up())  # though the client may have hung up
+        await asyncio.wait([cleaning], timeout=_REMOVAL)
+        return exited
+
+    async def _bring_up(self, spec: ServiceSpec) -> Supervisor:
         """Dependencies and networks first, then the container itself, not started yet."""
         wanted = [d.service for d in spec.depends_on] if self._body.dependencies else []
         options = Options(services=tuple(wanted), remove_orphans=False)
         async for batch in self._daemon.prepare_run(self._body.project, spec, options).batches():
             for progress in batch:
-                await self.connection.send({"progress": msgspec.to_builtins(progress)})
+                await self._connection.send({"progress": msgspec.to_builtins(progress)})
                 if progress.kind is ProgressKind.RESULT and not progress.ok:
                     raise from_wire(progress.error or {})
         name = self._body.project.name
         self._supervisor = await self._daemon.create_one_off(name, spec, self._body.name)
+        return self._supervisor
 
-    async def attend(self) -> tuple[int, int | None, str]:
-        """Start it, hand its descriptors to the client, and wait for its end: code, signal, reason."""
-        supervisor, body = self._supervisor, self._body
-        assert supervisor
+    async def _attend(self, supervisor: Supervisor) -> Exited:
+        """Start it, hand its descriptors to the client, and wait for its end."""
+        body = self._body
         if body.publish:
             await self._daemon.project(body.project.name).publish(supervisor)
         terminal = Terminal(body.rows, body.columns) if body.tty else None
         self._started = supervisor.attach(terminal, body.stdin)
         process = await asyncio.shield(self._started)
-        self.connection.on_signal = process.send_signal
-        await _hand_over(self.connection, process, supervisor.container.id)
+        self._connection.on_signal = process.send_signal
+        await _hand_over(self._connection, process, supervisor.container.id)
         await supervisor.wait_until(lambda: supervisor.state in ENDED)
-        return supervisor.exit_code or 0, process.exit.signal if process.exit else None, supervisor.reason
+        number = process.exit.signal if process.exit else None
+        return Exited(code=supervisor.exit_code or 0, signal=number, reason=supervisor.reason)
 
-    async def clean_up(self) -> None:
-        """Leave nothing that was only made for this run; it runs on if the client has hung up."""
-        if self._body.keep and self._supervisor:
-            await self._supervisor.stop(0, kill=True, reason="the client hung up")
-        else:
-            await self._daemon.finish_run(self._body.project.name, self._supervisor)
+    async def _clean_up(self) -> None:
+        """Leave nothing that was only made for this run."""
+        await self._daemon.finish_run(self._body.project.name, self._supervisor, self._body.keep)
         if self._started and not self._started.exception():
             self._started.result().close()
 
@@ -290,17 +306,3 @@ async def _hand_over(connection: _Connection, process: Process, id: str) -> None
     finally:
         for fd in held:
             os.close(fd)
-
-
-async def _refuse(connection: _Connection, error: OrchError) -> web.StreamResponse:
-    await connection.send({"error": error.to_wire()})
-    connection.close()
-    return web.Response()
-
-
-async def _bid_farewell(
-    connection: _Connection, code: int, number: int | None, reason: str
-) -> web.StreamResponse:
-    await connection.send({"exited": {"code": code, "signal": number, "reason": reason}})
-    connection.close()
-    return web.Response()

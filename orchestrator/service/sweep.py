@@ -7,6 +7,7 @@ else. Every step is safe to repeat, and a failing one does not stop the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sys
@@ -51,8 +52,12 @@ def _remove_container(entry: Entry, cgroups: CgroupHost) -> None:
     if group.populated():
         group.kill()
     group.remove()
-    for folder in entry.data["folders"]:
-        remove_tree(folder)
+    for path in entry.data["paths"]:
+        if os.path.isdir(path):
+            remove_tree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def _remove_parents(cgroups: CgroupHost, parents: set[str]) -> None:

@@ -6,12 +6,16 @@ A step does one thing and decides nothing; which steps are taken, and in which o
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from typing import ParamSpec, TypeVar
+
+import anyio
 
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.cgroups.host import CgroupHost
@@ -31,6 +35,20 @@ from orchestrator.plan.observed import ObservedContainer, ObservedProject
 from orchestrator.runtime.handle import SpawnerHandle
 from orchestrator.spec import NetworkSpec, Port, ProjectSpec, ServiceSpec
 from orchestrator.supervise.supervisor import Listener, Supervisor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _uninterrupted(step: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """A step that a command which is cut short carries through: half of it would be left to nobody."""
+
+    @functools.wraps(step)
+    async def run(*args: P.args, **options: P.kwargs) -> T:
+        with anyio.CancelScope(shield=True):
+            return await step(*args, **options)
+
+    return run
 
 
 @dataclass(slots=True)
@@ -72,11 +90,17 @@ class Project:
         self._facilities = facilities
         self._listener = listener
         self._images: dict[str, asyncio.Task[Image]] = {}
+        self._services: set[str] = set()  # that have, or had, a container: their cgroups outlive it
         self._reserved: dict[str, list[socket.socket]] = {}  # by container id
         self._host_files = _HostFiles.read()
         self._names: dict[frozenset[str] | None, str] = {}  # by networks; empty when it must be made anew
 
     # Observing
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it is there but volumes."""
+        return not self.supervisors and not self.networks
 
     def observe(self) -> ObservedProject:
         """What is there now, for the planner. One-off containers are not the planner's."""
@@ -108,6 +132,7 @@ class Project:
 
     # Networks and volumes
 
+    @_uninterrupted
     async def create_network(self, spec: NetworkSpec) -> None:
         """Make a network, and give every container that will be on it its address."""
         name = self._facilities.instance.bridge(self.name, spec.name)
@@ -120,6 +145,7 @@ class Project:
             raise
         self.networks[spec.name] = _LiveNetwork(spec, network)
 
+    @_uninterrupted
     async def remove_network(self, name: str) -> None:
         """Remove a network and whatever is left on it."""
         live = self.networks.pop(name)
@@ -136,6 +162,7 @@ class Project:
         os.makedirs(self.volume_path(name), exist_ok=True)
         self.volumes.add(name)
 
+    @_uninterrupted
     async def remove_volume(self, name: str) -> None:
         """Delete a volume and all that is in it."""
         path = self.volume_path(name)
@@ -201,6 +228,7 @@ class Project:
             raise
         supervisor = Supervisor(container, self._facilities.launcher, self._listener)
         self.supervisors[container.name] = supervisor
+        self._services.add(spec.name)
         return supervisor
 
     async def _resolve(self, reference: str) -> Image:
@@ -220,6 +248,7 @@ class Project:
         if supervisor.container.ports:
             await self._facilities.networks.publish(supervisor.container.ports)
 
+    @_uninterrupted
     async def remove_containers(self, supervisors: list[Supervisor], with_networks: bool = False) -> None:
         """Take back everything of containers that have ended.
 
@@ -252,9 +281,7 @@ class Project:
 
     async def remove_cgroups(self) -> None:
         """Remove the project's own, empty, cgroups."""
-        services = {supervisor.spec.name for supervisor in self.supervisors.values()}
-        known = set(self.spec.services) | services
-        await asyncio.to_thread(self._remove_cgroups, sorted(known))
+        await asyncio.to_thread(self._remove_cgroups, sorted(self._services))
         self._facilities.launcher.forget_cgroups(self.cgroup.path)
 
     async def remove_logs(self) -> None:

@@ -438,6 +438,7 @@ class Supervisor:
         """The health watch's finding."""
         if self.state is State.RUNNING and self._ending is None:
             self.reason = "" if health is Health.HEALTHY else text
+            self._wake()
         if health is not self.health:
             self.health = health
             self._changed(health.value, text)

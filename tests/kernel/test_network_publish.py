@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -17,11 +17,20 @@ from orchestrator.network import ports
 from orchestrator.network.model import PublishedPort
 from orchestrator.spec import Port
 from support.containers import World, run_program, world
-from support.netns import Namespace, ask_tcp, ask_udp, link
+from support.netns import Namespace, ask_tcp, ask_udp, link, setting
 
 pytestmark = pytest.mark.requires("root", "netns", "nft", "ip")
 
+BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+BRIDGE_FILTERS = ["0", "1"] if Path(BRIDGE_FILTER).exists() else [None]
 HOST, NEIGHBOUR = "192.0.2.1", "192.0.2.2"
+
+
+@pytest.fixture
+def bridge_filter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Bridged traffic passes the IP rules, or does not."""
+    with setting(BRIDGE_FILTER, request.param):
+        yield
 
 
 @pytest.fixture
@@ -144,7 +153,9 @@ async def test_a_container_cannot_reach_the_hosts_loopback(place: World, tmp_pat
         assert await receives(private, attacker, frame), "it is the guard that stopped them"
 
 
-async def test_a_container_reaches_ports_of_the_host_even_its_own(place: World, neighbour: Namespace) -> None:
+@pytest.mark.usefixtures("bridge_filter", "neighbour")
+@pytest.mark.parametrize("bridge_filter", BRIDGE_FILTERS, indirect=True)
+async def test_a_container_reaches_ports_of_the_host_even_its_own(place: World) -> None:
     network, other = await place.network("one"), await place.network("two")
     server, beside, elsewhere = place.container(network), place.container(network), place.container(other)
     await place.serve(server, 80, "tcp")

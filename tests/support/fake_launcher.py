@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -58,6 +59,10 @@ class FakeProcess:
 
     def close(self) -> None:
         self.closed = True
+
+    def abandon(self) -> None:
+        self.send_signal(signal.SIGKILL)
+        self.close()
 
 
 class FakeCgroup:
@@ -123,6 +128,13 @@ class FakeLauncher:
 
     def limit(self, container: Container, spec: ServiceSpec) -> None:
         self.limits.append(spec)
+
+
+async def eventually(condition: Callable[[], object], timeout: float = 5.0) -> None:
+    """Wait until ``condition()`` holds: for what nobody announces."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
 
 
 @dataclass

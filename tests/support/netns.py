@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -83,6 +85,20 @@ def ip(*words: str) -> None:
 def shell(command: str) -> str:
     """What a shell command prints where the caller is."""
     return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def setting(path: str, value: str | None) -> Iterator[None]:
+    """A file of /proc/sys says ``value`` for a while; None changes nothing."""
+    if value is None:
+        yield
+        return
+    before = Path(path).read_text()
+    Path(path).write_text(value)
+    try:
+        yield
+    finally:
+        Path(path).write_text(before)
 
 
 def link(name: str, address: str, inside: Namespace, inside_name: str, inside_address: str) -> None:

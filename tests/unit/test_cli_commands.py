@@ -393,7 +393,6 @@ def test_down_shows_its_progress_as_plain_lines(orch: Orch, service: FakeService
     shown = orch("down", "-v", "-t", "3s")
     assert (shown.code, shown.out) == (0, "")
     assert shown.err.splitlines() == [
-        "shop-web-1: waiting: for shop-web-1 to exit, killed in 10s",
         "shop-web-1: stopped in 0.2s",
         "warning: the volume is kept",
         "shop-web-1: removed in 0.0s",

@@ -311,3 +311,16 @@ def test_all_descriptors_are_closed(tmp_path: Path, open_descriptors: Callable[[
 @pytest.fixture
 def open_descriptors() -> Callable[[], int]:
     return lambda: len(os.listdir("/proc/self/fd"))
+
+
+def test_a_loss_that_the_log_has_no_room_to_tell_is_reported_at_the_end(tmp_path: Path) -> None:
+    blocker = tmp_path / "logs"
+    blocker.write_text("a file where the directory should be")
+    reports: list[str] = []
+    pump = LogPump(reports.append)
+    pump.start()
+    run = Run(pump, blocker)
+    os.write(run.stdout, b"one\ntwo\n")
+    run.end()
+    pump.stop()
+    assert any("2 lines were lost" in report for report in reports)

@@ -22,7 +22,8 @@ from orchestrator.runtime.program import (
 from orchestrator.spec import Mount, ServiceSpec, Ulimit
 
 FILES = RootfsPart(
-    "/state/c/root",
+    "/state/root",
+    "/state/c",
     (rootfs.Layer("/", ("/lower",), "/state/c/0/upper", "/state/c/0/work"),),
     (rootfs.Bind("/run/c/hosts", "/etc/hosts"),),
 )

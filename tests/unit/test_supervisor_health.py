@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from orchestrator.health.probe import ProbeResult
 from orchestrator.spec import ExecCheck, Healthcheck, RestartPolicy, ServiceSpec
 from orchestrator.states import Health, State
 from orchestrator.supervise import watch
-from support.fake_launcher import FakeProcess, Kept, keep
+from support.fake_launcher import FakeProcess, Kept, eventually, keep
 
 GOOD, BAD = ProbeResult(True, "", 0.0), ProbeResult(False, "connection refused by 10.0.0.2:80", 0.0)
 
@@ -36,10 +35,10 @@ class Probes:
 
 
 @pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Probes]:
+def probes(monkeypatch: pytest.MonkeyPatch) -> Probes:
     found = Probes()
     monkeypatch.setattr(watch, "probe", found)
-    yield found
+    return found
 
 
 def checked(**fields: Any) -> ServiceSpec:
@@ -116,8 +115,7 @@ async def test_a_kill_cuts_the_grace_of_an_unhealthy_container_short(probes: Pro
     stubborn = FakeProcess(dies_of=(signal.SIGKILL,))
     kept = await running(checked(action="restart"), stubborn)
     probes.find(GOOD, BAD, BAD)
-    while not stubborn.signals:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: stubborn.signals)
     async with asyncio.timeout(5):
         await kept.supervisor.stop(0, kill=True)
     assert (kept.supervisor.state, kept.launcher.starts) == (State.EXITED, 1)
@@ -127,8 +125,7 @@ async def test_no_probe_begins_while_it_is_paused_and_one_under_way_says_nothing
     kept = await running(checked(action="restart"))
     probes.find(GOOD)
     await health(kept, Health.HEALTHY)
-    while probes.begun < 2:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: probes.begun == 2)
     await kept.supervisor.pause()
     probes.find(BAD, BAD)
     for _ in range(20):
@@ -136,8 +133,7 @@ async def test_no_probe_begins_while_it_is_paused_and_one_under_way_says_nothing
     assert probes.begun == 2
     assert kept.supervisor.health is Health.HEALTHY
     await kept.supervisor.unpause()
-    while probes.begun < 3:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: probes.begun == 3)
     await kept.supervisor.stop()
 
 
@@ -176,9 +172,7 @@ async def test_an_exec_check_that_takes_too_long_is_killed(monkeypatch: pytest.M
     kept = keep(ServiceSpec(name="web", healthcheck=check))
     kept.launcher.exec_script = [hanging]
     kept.supervisor.start()
-    async with asyncio.timeout(5):
-        while not hanging.closed:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: hanging.closed)
     assert hanging.signals == [signal.SIGKILL]
     assert kept.supervisor.health_watch is not None
     assert kept.supervisor.health_watch.probes[0].output == "no answer within 20ms"

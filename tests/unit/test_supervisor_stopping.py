@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,17 +12,16 @@ from orchestrator.launch.launcher import ExecRequest
 from orchestrator.spec import RestartPolicy, ServiceSpec
 from orchestrator.states import State
 from orchestrator.supervise import supervisor as module
-from support.fake_launcher import FakeProcess, Kept, keep
+from support.fake_launcher import FakeProcess, Kept, eventually, keep
 
 STUBBORN = (signal.SIGKILL,)
 
 
 @pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs without a handler for their stop signal."""
     monkeypatch.setattr(module, "heeds", lambda pid, number: False)
     monkeypatch.setattr(module, "SETTLING", 0.02)
-    yield
 
 
 async def running(process: FakeProcess | None = None, spec: ServiceSpec | None = None) -> Kept:
@@ -60,8 +58,7 @@ async def test_the_whole_cgroup_is_killed_even_if_the_first_process_hangs() -> N
     process = FakeProcess(dies_of=())
     kept = await running(process)
     stopping = asyncio.create_task(kept.supervisor.stop(timeout=0.0))
-    while "kill" not in kept.cgroup.calls:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: "kill" in kept.cgroup.calls)
     process.end(by=signal.SIGKILL)
     await stopping
 
@@ -82,8 +79,7 @@ async def test_a_program_that_is_still_settling_in_is_asked_twice(monkeypatch: p
     process = FakeProcess(STUBBORN)
     kept = await running(process, patient())
     stopping = asyncio.create_task(kept.supervisor.stop())
-    while len(process.signals) < 2:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: len(process.signals) == 2)
     assert process.signals == [signal.SIGTERM, signal.SIGTERM]
     process.end(0)
     await stopping
@@ -94,7 +90,7 @@ async def test_a_second_stop_with_kill_cuts_the_grace_short() -> None:
     process = FakeProcess(STUBBORN)
     kept = await running(process, patient())
     first = asyncio.create_task(kept.supervisor.stop())
-    await kept.reach(State.STOPPING)
+    await eventually(lambda: process.signals)
     await kept.supervisor.stop(0, kill=True)
     await first
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
@@ -112,7 +108,7 @@ async def test_all_who_ask_for_a_stop_wait_for_its_end() -> None:
     process = FakeProcess(STUBBORN)
     kept = await running(process, patient())
     asked = [asyncio.create_task(kept.supervisor.stop()) for _ in range(3)]
-    await kept.reach(State.STOPPING)
+    await eventually(lambda: process.signals)
     process.end(0)
     await asyncio.gather(*asked)
     assert process.signals == [signal.SIGTERM]
@@ -249,7 +245,7 @@ async def test_what_needs_a_running_program_is_refused_without_one() -> None:
 async def test_nobody_enters_a_paused_container() -> None:
     kept = await running()
     await kept.supervisor.pause()
-    with pytest.raises(ConflictError, match="it is paused .*unpause"):
+    with pytest.raises(ConflictError, match=r"it is paused .unpause"):
         await kept.supervisor.exec(ExecRequest(["true"]))
     await kept.supervisor.stop()
 
