@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator.cli import exit_codes, parser
-from orchestrator.cli.terminal import Terminal, make_streams_forgiving
+from orchestrator.cli.terminal import Terminal, make_streams_forgiving, open_streams
 from orchestrator.errors import ManifestError, OrchError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    open_streams()
     make_streams_forgiving()
     try:
         code = _execute(sys.argv[1:] if arguments is None else arguments)

@@ -208,7 +208,7 @@ class Session:
     def _make_raw(self) -> None:
         if self._stdin and os.isatty(_STDIN):
             self._saved = termios.tcgetattr(_STDIN)
-            tty.setraw(_STDIN)
+            tty.setraw(_STDIN, termios.TCSADRAIN)  # keeps what has been typed ahead
 
     def _restore(self) -> None:
         if self._saved is not None:

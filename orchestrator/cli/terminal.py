@@ -155,6 +155,17 @@ def write_bytes(descriptor: int, data: bytes | bytearray) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def open_streams() -> None:
+    """Have /dev/null wherever our caller has closed stdin, stdout or stderr: their numbers must not be reused."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r"))
+
+
 def make_streams_forgiving() -> None:
     """Let what the locale cannot show become ``?`` instead of an exception."""
     for stream in (sys.stdout, sys.stderr):

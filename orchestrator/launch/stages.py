@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,9 @@ from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
 from orchestrator.runtime.rootfs import Bind
 from orchestrator.spec import ServiceSpec
+
+#: Seconds that killed processes may take to be gone.
+_DYING = 5.0
 
 
 class CgroupStage:
@@ -67,13 +71,20 @@ class CgroupStage:
 
         :raises KernelError: naming what cannot be removed.
         """
-        await asyncio.to_thread(_kill_and_remove, container)
+        await asyncio.to_thread(kill_and_remove, container.cgroup)
 
 
-def _kill_and_remove(container: Container) -> None:
-    if container.cgroup.populated():
-        container.cgroup.kill()
-    container.cgroup.remove()
+def kill_and_remove(cgroup: Cgroup) -> None:
+    """Kill whatever is in a cgroup, wait for its end, and remove it.
+
+    :raises KernelError: naming what cannot be removed.
+    """
+    if cgroup.populated():
+        cgroup.kill()
+        deadline = time.monotonic() + _DYING
+        while cgroup.populated() and time.monotonic() < deadline:
+            time.sleep(0.001)
+    cgroup.remove()
 
 
 class RootfsStage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
@@ -146,4 +147,5 @@ def _set(path: str, value: str, *, optional: bool = False) -> None:
 
 def _refused(what: str, error: Exception) -> KernelError:
     code = getattr(error, "code", None) or getattr(error, "errno", None) or 0
-    return KernelError(what, str(error), errno=code)
+    cause = f"{errno.errorcode.get(code, code)}: {os.strerror(code)}" if code else str(error)
+    return KernelError(what, cause, errno=code)

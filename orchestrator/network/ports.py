@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from orchestrator.errors import ConflictError, KernelError, UsageError
 from orchestrator.network.model import host_address
@@ -119,15 +120,10 @@ def _sockets(protocol: str) -> Iterator[_Socket]:
                 yield _Socket(_address(raw), int(port, 16), fields[9])
 
 
-def _address(raw: str) -> str:
+def _address(raw: str, order: Literal["little", "big"] = sys.byteorder) -> str:
     """An address of /proc/net/tcp: 32-bit words in the host's byte order, in hexadecimal."""
-    words = [
-        int(raw[at : at + 8], 16).to_bytes(4, "little" if _LITTLE else "big") for at in range(0, len(raw), 8)
-    ]
-    packed = b"".join(words)
+    words = (int(raw[at : at + 8], 16) for at in range(0, len(raw), 8))
+    packed = b"".join(word.to_bytes(4, order) for word in words)
     if packed[:12] == bytes(10) + b"\xff\xff":
         packed = packed[12:]
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-_LITTLE = socket.htons(1) != 1

@@ -32,6 +32,7 @@ class Ruleset:
         self.table = table
         self._run = run
         self._known: rules.Elements | None = None  # None: there is no table, or not one of these rules
+        self._sure = True  # False: a change was interrupted or refused, so look before the next one
         self._wanted = rules.empty()
         self._batch = _Batch()
         self._lock = asyncio.Lock()
@@ -44,7 +45,7 @@ class Ruleset:
     async def observe(self) -> None:
         """Take over what an earlier service left: its elements stay until somebody removes them."""
         async with self._lock:
-            self._known = await self._list()
+            await self._look()
             self._wanted = copy.deepcopy(self._known) if self._known is not None else rules.empty()
 
     async def apply(self, change: Change, udp_ports: Iterable[int] = ()) -> None:
@@ -76,9 +77,7 @@ class Ruleset:
         for change in changes:
             change(wanted)
         error = await self._send(wanted)
-        if error:
-            # Somebody may have altered or flushed the table behind our back: look, and try once more.
-            self._known = await self._list()
+        if error:  # somebody may have altered or flushed the table behind our back
             error = await self._send(wanted)
         if error:
             raise KernelError(f"cannot change nftables table ip {self.table}", error)
@@ -86,20 +85,25 @@ class Ruleset:
 
     async def _send(self, wanted: rules.Elements) -> str:
         """Make the kernel's copy equal ``wanted``; returns nft's complaint, or ""."""
-        if self._known is None and not any(wanted.values()):
-            return ""  # no need to make a table for nothing
-        if self._known is None:
+        if not self._sure:
+            await self._look()
+        if self._known is not None:
+            script = rules.difference(self.table, self._known, wanted)
+        elif any(wanted.values()):
             script = rules.render(self.table, wanted)
         else:
-            script = rules.difference(self.table, self._known, wanted)
-        error = await run_script(self._run, script) if script else ""
-        if not error:
-            self._known = copy.deepcopy(wanted)
-        return error
+            return ""  # no need to make a table for nothing
+        if script:
+            self._sure = False
+            error = await run_script(self._run, script)
+            if error:
+                return error
+        self._known, self._sure = copy.deepcopy(wanted), True
+        return ""
 
-    async def _list(self) -> rules.Elements | None:
+    async def _look(self) -> None:
         code, output, _ = await self._run(["nft", "-j", "list", "table", "ip", self.table], b"")
-        return rules.parse(output) if code == 0 else None
+        self._known, self._sure = rules.parse(output) if code == 0 else None, True
 
     async def delete(self) -> None:
         """Remove the table, if there is one.
@@ -107,9 +111,10 @@ class Ruleset:
         :raises KernelError: when nft refuses.
         """
         async with self._lock:
-            if self._known is not None:
+            if self._known is not None or not self._sure:
+                self._sure = False
                 await delete_table(self._run, self.table)
-            self._known = None
+            self._known, self._sure = None, True
             self._wanted = rules.empty()
 
 

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -32,6 +33,8 @@ from orchestrator.runtime.protocol import Message, receive, send
 _CHILD_SIGNALS = (
     signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
 )  # fmt: skip
+#: Seconds that killed children may take to die before the sweeper comes for their cgroups.
+_PATIENCE = 5.0
 
 
 class _Process:
@@ -59,25 +62,39 @@ class Spawner:
 
     def serve(self) -> None:
         """Handle messages and exits; returns when the service has gone away."""
-        while True:
-            for fd, _ in self.poll.poll():
-                if fd == self.control.fileno():
-                    if not self._handle():
-                        return
-                elif fd in self.statuses:
-                    self._hear(self.statuses[fd])
-                elif fd in self.processes:
-                    self._reap(self.processes[fd])
+        try:
+            while self._turn():
+                pass
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # there was something to tell it, and nobody to hear it
 
     def kill_all(self) -> None:
-        """Kill and reap every child."""
+        """Kill and reap every child; those that are frozen (v1) cannot die before the sweeper thaws them."""
+        dying = select.poll()
         for pidfd in self.processes:
+            dying.register(pidfd, select.POLLIN)
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        for pidfd in self.processes:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        deadline = time.monotonic() + _PATIENCE
+        while self.processes and (rest := deadline - time.monotonic()) > 0:
+            for pidfd, _ in dying.poll(rest * 1000):
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+                dying.unregister(pidfd)
+                del self.processes[pidfd]
+
+    def _turn(self) -> bool:
+        """Handle what there is, once; False when the service has gone away."""
+        for fd, _ in self.poll.poll():
+            if fd == self.control.fileno():
+                if not self._handle():
+                    return False
+            elif fd in self.statuses:
+                self._hear(self.statuses[fd])
+            elif fd in self.processes:
+                self._reap(self.processes[fd])
+        return True
 
     def _handle(self) -> bool:
         try:

@@ -448,11 +448,15 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except OrchError as error:
         return await _answer_error(request, error, _status(error))
     except web.HTTPException as error:
-        return await _answer_error(request, UsageError(f"{request.method} {request.path}", error.reason), error.status)
+        return await _answer_error(
+            request, UsageError(f"{request.method} {request.path}", error.reason), error.status
+        )
     except Exception as error:
         log.exception("request failed", path=request.path)
         text = f"{type(error).__name__}: {error}"
-        return await _answer_error(request, OrchError("the service failed", text, "this is a bug in orch"), 500)
+        return await _answer_error(
+            request, OrchError("the service failed", text, "this is a bug in orch"), 500
+        )
 
 
 async def _answer_error(request: web.Request, error: OrchError, status: int) -> web.StreamResponse:

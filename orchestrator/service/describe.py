@@ -33,7 +33,10 @@ def container_view(supervisor: Supervisor) -> ContainerView:
         addresses={endpoint.network.name: str(endpoint.address) for endpoint in container.endpoints},
         ports=[
             PortView(
-                host_ip=str(port.host_ip), published=port.published, target=port.target, protocol=port.protocol
+                host_ip=str(port.host_ip),
+                published=port.published,
+                target=port.target,
+                protocol=port.protocol,
             )
             for port in container.ports
         ],
@@ -78,7 +81,8 @@ def _rootfs(container: Container) -> dict[str, object]:
     return {
         "image": container.image.reference,
         "layers": [
-            {"target": layer.target, "lower": list(layer.lower), "upper": layer.upper} for layer in container.layers
+            {"target": layer.target, "lower": list(layer.lower), "upper": layer.upper}
+            for layer in container.layers
         ],
         "hosts": container.hosts_file,
         "volumes": dict(container.volumes),

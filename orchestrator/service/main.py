@@ -30,7 +30,7 @@ from orchestrator.network.manager import NetworkManager
 from orchestrator.runtime.handle import SpawnerHandle
 from orchestrator.service.api import Api
 from orchestrator.service.daemon import Daemon
-from orchestrator.service.sweep import sweep, take_lock
+from orchestrator.service.sweep import remove_run_dir, run_here, sweep, take_lock
 from orchestrator.service.version import version
 from orchestrator.service.watchdog import watch_from_environment
 from orchestrator.supervise.project import Facilities
@@ -106,7 +106,7 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
         sweeper = [sys.executable, "-m", "orchestrator.service.sweep", instance.state_dir, instance.run_dir]
         spawner = await SpawnerHandle.start(sweeper)
         stack.push_async_callback(spawner.close)
-        networks = NetworkManager(instance, spawner.run_host)
+        networks = NetworkManager(instance, functools.partial(_run_host, spawner))
         await networks.start()
         stack.push_async_callback(networks.close)
         ledger = Ledger(instance.ledger)
@@ -147,6 +147,11 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
         await daemon.shut_down()
         await networks.destroy()
         await asyncio.to_thread(cgroups.group(instance.cgroup_parent).remove_if_empty)
+
+
+async def _run_host(spawner: SpawnerHandle, argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+    """Through the spawner as long as there is one: what is made must be taken back without it as well."""
+    return await (run_here if spawner.gone.is_set() else spawner.run_host)(argv, stdin)
 
 
 async def _enable_io_accounting(cgroups: CgroupHost, instance: Instance) -> None:
@@ -211,14 +216,7 @@ def _prepare_folders(instance: Instance) -> int:
 
 
 def _remove_run_dir(instance: Instance, failure: type[BaseException] | None, *_: object) -> None:
-    """Leave nothing in the run folder but the log of a service that failed."""
-    names = ["lock"] if failure else ["lock", "service.log"]
-    for name in names:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{instance.run_dir}/{name}")
-    for folder in (f"{instance.run_dir}/hosts", instance.run_dir):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+    remove_run_dir(instance, keep_log=failure is not None)
 
 
 def _configure_logging(level: str) -> None:

@@ -18,7 +18,7 @@ import structlog
 from orchestrator.cgroups.host import CgroupHost, detect
 from orchestrator.errors import OrchError
 from orchestrator.ids import Instance
-from orchestrator.launch.stages import remove_tree
+from orchestrator.launch.stages import kill_and_remove, remove_tree
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.model import Runner
@@ -48,10 +48,7 @@ async def sweep(instance: Instance, ledger: Ledger, cgroups: CgroupHost, network
 
 
 def _remove_container(entry: Entry, cgroups: CgroupHost) -> None:
-    group = cgroups.group(entry.data["cgroup"])
-    if group.populated():
-        group.kill()
-    group.remove()
+    kill_and_remove(cgroups.group(entry.data["cgroup"]))
     for path in entry.data["paths"]:
         if os.path.isdir(path):
             remove_tree(path)
@@ -69,17 +66,40 @@ def _remove_parents(cgroups: CgroupHost, parents: set[str]) -> None:
 
 
 def take_lock(instance: Instance) -> int | None:
-    """A descriptor that holds the instance's lock until it is closed; None when another process holds it."""
-    fd = os.open(f"{instance.run_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    """A descriptor that holds the instance's lock until it is closed; None when another process holds it.
+
+    Who holds it may remove its file (see :func:`remove_run_dir`): one that is gone locks nobody out.
+    """
+    path = f"{instance.run_dir}/lock"
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:
+            pass
         os.close(fd)
-        return None
-    return fd
 
 
-async def _run_here(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+def remove_run_dir(instance: Instance, *, keep_log: bool) -> None:
+    """Leave nothing in the run folder; the caller holds the lock.
+
+    :param keep_log: but the service's log, for it ended badly.
+    """
+    for name in ("lock",) if keep_log else ("lock", "service.log"):
+        with contextlib.suppress(OSError):
+            os.unlink(f"{instance.run_dir}/{name}")
+    for folder in (f"{instance.run_dir}/containers", instance.run_dir):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+async def run_here(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+    """Run a short command of the host without a spawner; its exit code, output, errors."""
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -88,7 +108,7 @@ async def _run_here(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, byte
 
 
 async def _sweep_alone(instance: Instance) -> None:
-    run: Runner = _run_here
+    run: Runner = run_here
     networks = NetworkManager(instance, run)
     await networks.start()
     try:
@@ -106,13 +126,13 @@ def main(state_dir: str, run_dir: str) -> None:
         lock = take_lock(instance)
     except FileNotFoundError:
         return
-    if lock is None or not os.path.exists(instance.ledger):
+    if lock is None:
         return
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(instance.socket)
-    except FileNotFoundError:
-        pass
-    asyncio.run(_sweep_alone(instance))
+    if os.path.exists(instance.ledger):
+        asyncio.run(_sweep_alone(instance))
+    remove_run_dir(instance, keep_log=True)
     os.close(lock)
 
 

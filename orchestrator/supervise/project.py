@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec
 
 import anyio
 
@@ -37,16 +37,15 @@ from orchestrator.spec import NetworkSpec, Port, ProjectSpec, ServiceSpec
 from orchestrator.supervise.supervisor import Listener, Supervisor
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
-def _uninterrupted(step: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _uninterrupted(step: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
     """A step that a command which is cut short carries through: half of it would be left to nobody."""
 
     @functools.wraps(step)
-    async def run(*args: P.args, **options: P.kwargs) -> T:
+    async def run(*args: P.args, **options: P.kwargs) -> None:
         with anyio.CancelScope(shield=True):
-            return await step(*args, **options)
+            await step(*args, **options)
 
     return run
 

@@ -62,6 +62,7 @@ class Supervisor:
         self._life: asyncio.Task[None] | None = None
         self._stop: _StopRequest | None = None
         self._ending: _StopRequest | None = None  # what ends the present run: a stop, or bad health
+        self._killing: asyncio.Task[None] | None = None
         self._stop_asked = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -81,6 +82,10 @@ class Supervisor:
     def stopping(self) -> bool:
         """Whether it has been asked to stop and has not ended yet."""
         return self._stop is not None and self.state not in ENDED
+
+    @property
+    def _lives(self) -> bool:
+        return self._life is not None and not self._life.done()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true; it is looked at after every change of this container."""
@@ -104,7 +109,7 @@ class Supervisor:
 
     def give_up(self, reason: str) -> None:
         """It will not be started: something it depends on failed. What was started is its restart policy's."""
-        if self.state is State.PENDING:
+        if self.state is State.PENDING and not self._lives:
             self._to(Event.GIVE_UP, reason, "failed")
 
     def reset(self) -> None:
@@ -118,7 +123,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start it, and keep it as its restart policy says. Returns at once; see :meth:`wait_until`."""
-        if self._life and not self._life.done():
+        if self._lives:
             return
         self.reset()
         self._stop = None
@@ -326,6 +331,7 @@ class Supervisor:
             self._ending = None
             oom_kills = oom_watch.close()
             self._end_health()
+        await self._finish_kill()
         return self._ended(process, exit, unhealthy, oom_kills)
 
     def _ended(self, process: Process, exit: Exit, unhealthy: bool, oom_kills: int) -> Outcome:
@@ -385,40 +391,50 @@ class Supervisor:
         number = signal_number(self.spec.stop_signal)
         begin = time.monotonic()
         if not request.kill:
-            heard = heeds(process.pid, number)
+            heard, cut = heeds(process.pid, number), False
             process.send_signal(number)
             if not heard:
                 # It may still be settling in; a program that has not is beyond asking.
-                await self._grace(max(0.0, self._started + SETTLING - begin), request)
-                if not request.kill and heeds(process.pid, number):
+                settling = min(self._started + SETTLING - begin, request.grace)
+                cut = await self._grace(settling, request)
+                if not cut and heeds(process.pid, number):
                     process.send_signal(number)
                     heard = True
             if heard:
-                await self._grace(begin + request.grace - time.monotonic(), request)
-            if request.kill:
-                self._listener(self, "killed", "its stop was cut short")
-            elif heard:
-                self._listener(self, "killed", f"did not stop within {format_duration(request.grace)}")
-            else:
-                text = f"its pid 1 has no handler for {self.spec.stop_signal} (init = true gives it one)"
-                self._listener(self, "killed", text)
+                cut = await self._grace(begin + request.grace - time.monotonic(), request)
+            self._listener(self, "killed", self._why_killed(heard, cut, request))
         await self._kill_all(process)
 
-    async def _grace(self, seconds: float, request: _StopRequest) -> None:
-        def cut_short() -> bool:
-            return request.kill
-
+    async def _grace(self, seconds: float, request: _StopRequest) -> bool:
+        """Let a grace pass; whether it was cut short."""
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                await self.wait_until(cut_short)
+                await self.wait_until(lambda: request.kill)
         except TimeoutError:
             pass
+        return request.kill
+
+    def _why_killed(self, heard: bool, cut: bool, request: _StopRequest) -> str:
+        if cut:
+            return "its stop was cut short"
+        if heard:
+            return f"did not stop within {format_duration(request.grace)}"
+        return f"its pid 1 has no handler for {self.spec.stop_signal} (init = true gives it one)"
 
     async def _kill_all(self, process: Process) -> None:
         # All of the container's processes die with the first of its pid namespace; the cgroup kill is for
         # those that a thawing or uninterruptible first process would leave waiting.
         process.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(self.container.cgroup.kill)
+        self._killing = asyncio.create_task(asyncio.to_thread(self.container.cgroup.kill))
+        await asyncio.shield(self._killing)
+
+    async def _finish_kill(self) -> None:
+        """A kill of the cgroup that is under way must not meet the next run."""
+        if self._killing:
+            await asyncio.wait([self._killing])
+            if error := self._killing.exception():
+                self._listener(self, "trouble", str(error))
+            self._killing = None
 
     # Watching
 

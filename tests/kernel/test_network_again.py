@@ -133,7 +133,7 @@ async def test_overlapping_subnets_name_both(place: World) -> None:
 
 
 async def test_a_subnet_of_the_hosts_own_is_refused(place: World) -> None:
-    ip("link", "add", "office", "type", "dummy")
+    ip("link", "add", "office", "type", "veth", "peer", "name", "office-peer")
     try:
         ip("address", "add", "10.77.0.5/24", "dev", "office")
         ip("link", "set", "office", "up")
@@ -156,7 +156,7 @@ async def test_a_subnet_that_makes_no_sense_changes_nothing(place: World, subnet
 
 
 async def test_the_mtu_is_that_of_the_way_out(place: World) -> None:
-    ip("link", "add", "uplink", "mtu", "1400", "type", "dummy")
+    ip("link", "add", "uplink", "mtu", "1400", "type", "veth", "peer", "name", "uplink-peer")
     try:
         ip("address", "add", "192.0.2.1/24", "dev", "uplink")
         ip("link", "set", "uplink", "up")

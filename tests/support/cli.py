@@ -281,8 +281,9 @@ class Orch:
             process.communicate()
         self._running.clear()
         problems = []
-        if self.is_serving() and (status := self.call("POST", "/v1/shutdown", timeout=60)) != 200:
-            problems.append(f"the service answered {status} to the request to shut down")
+        with contextlib.suppress(FileNotFoundError, ConnectionError):  # it is not there, or just about to end
+            if (status := self.call("POST", "/v1/shutdown", timeout=60)) != 200:
+                problems.append(f"the service answered {status} to the request to shut down")
         try:
             wait_until("the service is gone", lambda: not self._is_locked(), timeout=30)
         except DeadlineError as error:

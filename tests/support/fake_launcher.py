@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -71,6 +72,8 @@ class FakeCgroup:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.kills = 0
+        self.may_kill = threading.Event()  #: a kill takes until this is set
+        self.may_kill.set()
 
     def oom_kills(self) -> int:
         return self.kills
@@ -88,6 +91,7 @@ class FakeCgroup:
         self.calls.append("wait_frozen")
 
     def kill(self) -> None:
+        self.may_kill.wait(5)
         self.calls.append("kill")
 
     def remove(self) -> None:

@@ -122,11 +122,13 @@ async def test_healthy_waits_for_health_and_says_so() -> None:
     )
     run = Run(project)
     await run.waits("create web-1", "shop-db-1 to be healthy (is not healthy yet; at most 30s)")
-    assert project.supervisors["shop-web-1"].state is State.PENDING
-    assert "shop-db-1 to be healthy" in project.supervisors["shop-web-1"].reason
+    web = project.supervisors["shop-web-1"]
+    seen = [(web.state, web.reason)]
     healthy(project, "shop-db-1")
     assert await run.errors() == []
-    assert project.supervisors["shop-web-1"].state is State.RUNNING
+    seen.append((web.state, web.reason))
+    text = "waits for shop-db-1 to be healthy (is not healthy yet; at most 30s)"
+    assert seen == [(State.PENDING, text), (State.RUNNING, "")]
     await end(project)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from typing import cast
 
 import pytest
 
 from orchestrator.errors import LaunchError
+from orchestrator.runtime.handle import Process
 from orchestrator.spec import Resources, RestartPolicy, ServiceSpec
 from orchestrator.states import Health, State
 from orchestrator.supervise.supervisor import Supervisor
@@ -251,7 +253,7 @@ async def test_a_new_restart_policy_counts_from_the_next_end() -> None:
 async def test_an_attached_container_runs_once_and_its_descriptors_are_the_callers() -> None:
     kept = keep(policy="always")
     process = await kept.supervisor.attach(None, stdin=False)
-    assert process is kept.process
+    assert [cast(Process, made) for made in kept.launcher.processes] == [process]
     assert kept.supervisor.state is State.RUNNING
     kept.process.end(5)
     await kept.reach(State.EXITED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 
 from hypothesis import given
@@ -73,9 +74,7 @@ def test_any_order_of_requests_keeps_to_the_table_and_can_be_stopped(
             await kept.supervisor.stop(0.0, kill=True)
             await asyncio.gather(*asked)
         states += [state for _, state, _ in kept.heard]
-        steps = {
-            (before, after) for before, after in zip(states, states[1:], strict=False) if before != after
-        }
+        steps = {(before, after) for before, after in itertools.pairwise(states) if before != after}
         assert steps <= {(before, after) for (before, _), after in TRANSITIONS.items()}
         assert kept.supervisor.state in ENDED
         assert kept.supervisor.pid is None
