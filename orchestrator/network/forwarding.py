@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import KernelError
 from orchestrator.network.model import BRIDGE_PREFIX, Runner
-from orchestrator.network.ruleset import delete_table, list_tables, run_script
+from orchestrator.network.ruleset import list_tables
 
 TABLE = "orch_forwarding"
 _INSTANCE_PREFIX = "orch_"
@@ -114,28 +114,31 @@ table ip {TABLE} {{
 """
 
 
-async def ensure(run: Runner) -> None:
-    """Turn forwarding on if it is off; the record and guard come first. Call under :func:`host_lock`.
+def guard_script() -> str:
+    """What nft must do before forwarding is turned on: make the record and guard; "" when it is on already."""
+    return "" if _read(_SWITCH) else render_guard(name for _, name in socket.if_nameindex())
 
-    :raises KernelError: when nft or the kernel refuses.
+
+def turn_on() -> None:
+    """Turn forwarding on, once nft has done what :func:`guard_script` says. Call both under :func:`host_lock`.
+
+    :raises KernelError: when the kernel refuses.
     """
-    if _read(_SWITCH):
-        return
-    error = await run_script(run, render_guard(name for _, name in socket.if_nameindex()))
-    if error:
-        raise KernelError(f"cannot make nftables table ip {TABLE}", error)
     _write("1")
 
 
-async def release(run: Runner) -> None:
-    """Restore forwarding if orch turned it on and no instance is left. Call under :func:`host_lock`.
+async def restore(run: Runner, leaving: str) -> bool:
+    """Restore forwarding if orch turned it on and ``leaving`` is the last instance's table; whether it did.
+
+    The table :data:`TABLE` is then to be removed. Call under :func:`host_lock`.
 
     :raises KernelError: when nft or the kernel refuses.
     """
-    ours = [table for table in await list_tables(run) if table.startswith(_INSTANCE_PREFIX)]
-    if ours == [TABLE]:
-        _write("0")
-        await delete_table(run, TABLE)
+    ours = {table for table in await list_tables(run) if table.startswith(_INSTANCE_PREFIX)}
+    if ours - {leaving} != {TABLE}:
+        return False
+    _write("0")
+    return True
 
 
 async def status(run: Runner) -> ForwardingStatus:

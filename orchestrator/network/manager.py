@@ -56,7 +56,7 @@ class NetworkManager:
     async def create(self, project: str, spec: NetworkSpec) -> Network:
         """Make a network, or take over the one that exists.
 
-        The rules come before the bridge, so that at no time a container has more reach than it should.
+        The rules come before the bridge is up, so that at no time a container has more reach than it should.
 
         :raises UsageError: when the manifest's subnet or gateway is malformed.
         :raises ConflictError: when the subnet overlaps another network, interface or route, or the network
@@ -71,14 +71,19 @@ class NetworkManager:
             if existing is not None and existing.address not in (None, address):
                 await self._make_room(spec.name, name, existing, address)
                 existing = None
-            await self._ruleset.apply(
-                lambda elements: rules.add_bridge(elements, name, address, internal=spec.internal)
-            )
-            if not spec.internal:
-                await forwarding.ensure(self._run)
             group = interface_group(name)
             mtu = existing.mtu if existing is not None else await self._links.egress_mtu()
-            index = await self._links.make_bridge(name, mtu, group)
+            guard = "" if spec.internal else forwarding.guard_script()
+            # Side by side: nft waits for the kernel most of the time. The bridge is down until both are done.
+            index, _ = await asyncio.gather(
+                self._links.make_bridge(name, mtu, group),
+                self._ruleset.apply(
+                    lambda elements: rules.add_bridge(elements, name, address, internal=spec.internal),
+                    script=guard,
+                ),
+            )
+            if guard:
+                forwarding.turn_on()
             mac = ipam.mac_of(address.ip)
             await self._links.bring_up(name, index, address, mac, loopback=not spec.internal)
             network = Network(
@@ -153,7 +158,8 @@ class NetworkManager:
         except OSError as error:
             raise _refused(f'cannot remove network "{name}"', error)
         self._networks.pop(bridge, None)
-        await self._ruleset.apply(lambda elements: rules.remove_bridge(elements, bridge))
+        if not await self.destroy():
+            await self._ruleset.apply(lambda elements: rules.remove_bridge(elements, bridge))
 
     def attach(
         self, network: Network, veth_name: str, netns_fd: int, index: int, address: IPv4Address
@@ -234,17 +240,20 @@ class NetworkManager:
                 lambda elements: _each(rules.remove_port, elements, published), _udp_ports(published)
             )
 
-    async def destroy(self) -> None:
+    async def destroy(self) -> bool:
         """Remove the table when no network is left, and restore the host's IP forwarding if orch changed it.
+
+        Whether no network is left.
 
         :raises KernelError: when the kernel or nft refuses.
         """
         async with self._making, forwarding.host_lock():
             interfaces = {name for _, name in socket.if_nameindex()}
             if any(bridge in interfaces for bridge in rules.bridges(self._ruleset.wanted)):
-                return
-            await self._ruleset.delete()
-            await forwarding.release(self._run)
+                return False
+            restored = await forwarding.restore(self._run, self._ruleset.table)
+            await self._ruleset.delete(*([forwarding.TABLE] if restored else []))
+            return True
 
     async def forwarding_status(self) -> forwarding.ForwardingStatus:
         """How the host's IP forwarding stands, for ``doctor``.

@@ -149,7 +149,6 @@ class Project:
         """Remove a network and whatever is left on it."""
         live = self.networks.pop(name)
         await self._facilities.networks.remove(live.network)
-        await self._facilities.networks.destroy()  # of the rules, when this was the instance's last network
         self._facilities.ledger.free("network", f"{self.name}/{name}")
 
     def volume_path(self, name: str) -> str:
