@@ -29,7 +29,7 @@ def _execute(context: Context) -> int:
         context.print_json([dataclasses.asdict(finding) for finding in findings])
     else:
         columns = [Column("WHAT"), Column("STATUS"), Column("DETAIL", flexible=True)]
-        rows = [
+        rows: list[list[Cell | str]] = [
             [finding.name, Cell(finding.status, _STYLES.get(finding.status, "")), finding.detail]
             for finding in findings
         ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 from orchestrator.cli import exit_codes
 from orchestrator.cli.context import Context
@@ -70,8 +72,6 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
     if view.stages:
         columns = [Column("  STAGE"), Column("TIME", right=True)]
         rows = [[f"  {stage.name}", f"{stage.seconds * 1000:.2f} ms"] for stage in view.stages]
-        total = sum(stage.seconds for stage in view.stages)
-        rows.append(["  all", f"{total * 1000:.2f} ms"])
         lines += _section("start", render(columns, rows, terminal), terminal)
     if view.probes:
         columns = [Column("  TIME"), Column("RESULT"), Column("TOOK"), Column("OUTPUT", flexible=True)]
@@ -87,7 +87,7 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         lines += _section("probes", render(columns, rows, terminal), terminal)
     for title, values in (
         ("cgroups", [f"{controller}: {path}" for controller, path in view.cgroup.items()]),
-        ("root file system", [f"{key}: {value}" for key, value in view.rootfs.items()]),
+        ("root file system", list(_rootfs(view.rootfs))),
         ("environment", view.environment),
         ("spec", json.dumps(view.spec, indent=2).splitlines()),
         ("launch program", view.program),
@@ -95,6 +95,17 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         if values:
             lines += _section(title, [f"  {plain(value)}" for value in values], terminal)
     return lines
+
+
+def _rootfs(rootfs: dict[str, Any]) -> Iterator[str]:
+    for key, value in rootfs.items():
+        if key == "layers":
+            for layer in value:
+                yield f"{layer['target']}: {' over '.join([layer['upper'], *layer['lower']])}"
+        elif isinstance(value, dict):
+            yield from (f"{key.removesuffix('s')} {name}: {path}" for name, path in value.items())
+        else:
+            yield f"{key}: {value}"
 
 
 def _section(title: str, lines: list[str], terminal: Terminal) -> list[str]:

@@ -25,8 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in: orch logs | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        _drop_output()
         return exit_codes.BROKEN_PIPE
+    except OSError as error:
+        _drop_output()
+        what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        _print(OrchError(what, error.strerror or str(error)))
+        return exit_codes.FAILED
+
+
+def _drop_output() -> None:
+    """What could not be written shall not be tried again by the flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _execute(arguments: Sequence[str]) -> int:

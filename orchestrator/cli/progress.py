@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.loop import Loop
 from orchestrator.cli.terminal import LiveRegion, Terminal, harmless, plain
-from orchestrator.cli.times import stopwatch
+from orchestrator.cli.times import elapsed
 from orchestrator.errors import OrchError, from_wire
 from orchestrator.views import OperationView, Progress, ProgressKind
 
@@ -107,10 +107,10 @@ class Model:
         else:
             mark, style = _MARKS[row.state]
         state = {"running": doing, "done": done}.get(row.state, row.state)
-        elapsed = row.seconds
-        if elapsed is None and row.state in ("running", "waiting"):
-            elapsed = now - row.since
-        clock = stopwatch(elapsed) if elapsed is not None else ""
+        seconds = row.seconds
+        if seconds is None and row.state in ("running", "waiting"):
+            seconds = now - row.since
+        clock = elapsed(seconds) if seconds is not None else ""
         text = (
             f" {terminal.style(mark, style)} {subject(row.operation):<{width}}  "
             f"{terminal.style(f'{state:<10}', style)} {clock:>6}  {row.message}"
@@ -160,7 +160,7 @@ class PlainReporter(Reporter):
             return
         text = words(row.operation.action)[1] if row.state == "done" else row.state
         if row.seconds is not None:
-            text += f" in {stopwatch(row.seconds)}"
+            text += f" in {elapsed(row.seconds)}"
         self._print(f"{subject(row.operation)}: {text}{': ' if row.message else ''}{row.message}")
 
     def tick(self) -> None:

@@ -24,6 +24,11 @@ def stopwatch(seconds: float) -> str:
     return f"{seconds:.1f}s" if seconds < 60 else span(seconds)
 
 
+def elapsed(seconds: float) -> str:
+    """How long something took: milliseconds matter if there is nothing longer."""
+    return f"{seconds * 1000:.0f}ms" if seconds < 0.9995 else stopwatch(seconds)
+
+
 def timestamp(moment: float) -> str:
     """A moment (seconds since the epoch) as RFC 3339, in UTC, to the microsecond."""
     from datetime import UTC, datetime

@@ -16,7 +16,7 @@ from orchestrator.cli.progress import Reporter, check, reporter, show
 from orchestrator.cli.project import check_services, load_project
 from orchestrator.cli.start import ensure_service
 from orchestrator.cli.terminal import plain
-from orchestrator.cli.times import parse_seconds, stopwatch
+from orchestrator.cli.times import elapsed, parse_seconds
 from orchestrator.errors import NotFoundError, OrchError, UsageError, from_wire
 from orchestrator.service.client import Client, Stream
 from orchestrator.spec import ProjectSpec
@@ -115,8 +115,11 @@ def _trouble(container: ContainerView) -> str:
 
 def _summary(context: Context, project: str, containers: list[ContainerView], seconds: float) -> None:
     running = sum(container.state is State.RUNNING for container in containers)
-    plural = "container" if running == 1 else "containers"
-    context.err.line(f"{project} is up: {running} {plural} running, after {stopwatch(seconds)}")
+    completed = sum(container.state is State.EXITED for container in containers)
+    parts = [f"{running} {'container' if running == 1 else 'containers'} running"]
+    if completed:
+        parts.append(f"{completed} completed")
+    context.err.line(f"{project} is up: {', '.join(parts)}, after {elapsed(seconds)}")
     for container in containers:
         for port in container.ports:
             context.err.line(

@@ -18,6 +18,7 @@ import signal
 import socket
 import stat
 import struct
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -104,6 +105,8 @@ class Child:
 
     def run(self, program: list[Operation]) -> NoReturn:
         """Perform the program; its last operation execs. Never returns."""
+        # An import after pivot_root would run what the image has in that place; so would a codec's name.
+        sys.meta_path.clear()
         index = 0
         failure: dict[str, Any]
         try:
@@ -413,10 +416,8 @@ def _terminal(child: Child, rows: int, columns: int) -> None:
 def _retitle(title: str) -> None:
     """Be seen as ``title``: a container shall not read the host's paths in its pid 1's command line."""
     set_name(title)
-    with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
-        start, end = (
-            int(word) for word in file.read().rpartition(")")[2].split()[45:47]
-        )  # arg_start, arg_end
+    with open("/proc/self/stat", "rb") as file:
+        start, end = map(int, file.read().rpartition(b")")[2].split()[45:47])  # arg_start, arg_end
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, title.encode(), len(title))
 

@@ -228,7 +228,7 @@ class Daemon:
         async def finish(project: Project) -> list[OrchError]:
             return await settle(project, services, wait_timeout) if wait else []
 
-        return self._command("up", entry, Request(lambda _: None), decide, finish)
+        return self._command("up", entry, decide, finish)
 
     def down(
         self, name: str, services: Sequence[str], volumes: bool, timeout: float | None, kill: bool
@@ -253,25 +253,36 @@ class Daemon:
                 await project.remove_containers([one_off])
             return []
 
-        return self._command("down", entry, Request(lambda _: None, timeout, kill), decide, finish)
+        return self._command("down", entry, decide, finish, timeout, kill)
 
     def start(self, name: str, services: Sequence[str]) -> ProgressStream:
         """Start what does not run."""
         words = self.names(name, services)
-        return self._command("start", self._entry(name), Request(lambda _: None),
-                             lambda project: lifecycle.start_plan(project.observe(), words))  # fmt: skip
+        return self._command(
+            "start", self._entry(name), lambda project: lifecycle.start_plan(project.observe(), words)
+        )
 
     def stop(self, name: str, services: Sequence[str], timeout: float | None) -> ProgressStream:
         """Stop what runs; it stays known, and can be started again."""
         words = self.names(name, services)
-        return self._command("stop", self._entry(name), Request(lambda _: None, timeout),
-                             lambda project: lifecycle.stop_plan(project.observe(), words))  # fmt: skip
+        return self._command(
+            "stop",
+            self._entry(name),
+            lambda project: lifecycle.stop_plan(project.observe(), words),
+            None,
+            timeout,
+        )
 
     def restart(self, name: str, services: Sequence[str], timeout: float | None) -> ProgressStream:
         """Stop and start."""
         words = self.names(name, services)
-        return self._command("restart", self._entry(name), Request(lambda _: None, timeout),
-                             lambda project: lifecycle.restart_plan(project.observe(), words))  # fmt: skip
+        return self._command(
+            "restart",
+            self._entry(name),
+            lambda project: lifecycle.restart_plan(project.observe(), words),
+            None,
+            timeout,
+        )
 
     def scale(self, name: str, counts: Mapping[str, int]) -> ProgressStream:
         """Give services another number of containers."""
@@ -295,7 +306,7 @@ class Daemon:
             project.spec = msgspec.structs.replace(project.spec, services=services)
             return plan
 
-        return self._command("scale", entry, Request(lambda _: None), decide)
+        return self._command("scale", entry, decide)
 
     # One-off containers
 
@@ -317,7 +328,7 @@ class Daemon:
         async def finish(project: Project) -> list[OrchError]:
             return await settle(project, needed, None)
 
-        return self._command("run", entry, Request(lambda _: None), decide, finish)
+        return self._command("run", entry, decide, finish)
 
     async def create_one_off(self, name: str, spec: ServiceSpec, wish: str | None) -> Supervisor:
         """A container that no plan knows, not started yet.
@@ -352,7 +363,7 @@ class Daemon:
             used = project.supervisors or self._runs[name]
             return Plan(name) if used else lifecycle.bring_down(project.observe())
 
-        await self._command("run", entry, Request(lambda _: None), decide).result()
+        await self._command("run", entry, decide).result()
 
     async def shut_down(self) -> None:
         """Bring every project down."""
@@ -421,13 +432,14 @@ class Daemon:
         self,
         name: str,
         entry: _Entry,
-        request: Request,
         decide: Callable[[Project], Plan],
         finish: Callable[[Project], Awaitable[list[OrchError]]] | None = None,
+        timeout: float | None = None,
+        kill: bool = False,
     ) -> ProgressStream:
-        """Run a command as a task of its own: decide with the lock held, execute the plan, report."""
+        """Run a command as a task of its own: decide with the lock held, execute the plan, finish, report."""
         stream = ProgressStream()
-        request.report = stream.add
+        request = Request(stream.add, timeout, kill)
         project = entry.project
 
         async def work() -> list[OrchError]:

@@ -93,7 +93,7 @@ def remove_run_dir(instance: Instance, *, keep_log: bool) -> None:
     for name in ("lock",) if keep_log else ("lock", "service.log"):
         with contextlib.suppress(OSError):
             os.unlink(f"{instance.run_dir}/{name}")
-    for folder in (f"{instance.run_dir}/containers", instance.run_dir):
+    for folder in (f"{instance.run_dir}/hosts", instance.run_dir):
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 

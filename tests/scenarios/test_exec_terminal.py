@@ -29,6 +29,11 @@ def box(orch: Orch) -> Orch:
     return orch
 
 
+def states(orch: Orch) -> dict[str, str]:
+    """The state of each process in the container, by its command."""
+    return {row["command"]: row["state"] for row in orch.run("top", "--format", "json").json()}
+
+
 def commands(orch: Orch) -> list[str]:
     """What runs in the container."""
     return [row["command"] for row in orch.run("top", "--format", "json").json()]
@@ -77,15 +82,18 @@ def test_a_job_is_suspended_and_taken_up_again(box: Orch) -> None:
         wait_until("the job runs", lambda: "sleep 500" in commands(box))
         person.type("\x1a")
         person.read_until("Stopped")
+        person.read_until("# ")
         person.type("fg\r")
+        person.read_until("fg\r\n")
         person.read_until("sleep 500\r\n")
+        wait_until("it goes on", lambda: states(box)["sleep 500"] == "S")
         person.type("\x03")
         person.read_until("^C")
         person.read_until("# ")
         person.type("echo a''live\r")
         person.read_until("alive\r\n")
-        person.type("\x04")
-        assert person.wait() == 130  # bash's last status
+        person.type("exit 8\r")
+        assert person.wait() == 8
         assert person.is_restored
 
 

@@ -60,35 +60,26 @@ def image(orch: Orch) -> str:
 
 
 def test_image_host_shows_nothing_private(orch: Orch) -> None:
-    done = run(orch, "ls -A /root /home /run /srv /mnt /opt /boot 2>&1; ls -A /var /tmp")
-    shown = {
-        line
-        for line in done.stdout.splitlines()
-        if line and not line.startswith("/") and "No such" not in line
-    }
-    assert shown <= {
-        "run",
-        "tmp",
-        "lib",
-        "log",
-        "cache",
-        "spool",
-        "empty",
-        "lock",
-        "mail",
-        "local",
-        "opt",
-        "backups",
-    }
-    for path in ("/var/lib", "/var/log", "/var/cache", "/var/spool"):
-        assert run(orch, f"ls -A {path} 2>/dev/null || true").stdout == "", path
+    folders = (
+        "/root",
+        "/home",
+        "/run",
+        "/srv",
+        "/mnt",
+        "/opt",
+        "/boot",
+        "/tmp",
+        "/var/lib",
+        "/var/log",
+        "/var/cache",
+    )
+    done = run(orch, f"for folder in {' '.join(folders)}; do ls -A $$folder 2>/dev/null; done; true")
+    assert done.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "path", ["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh", "/etc/machine-id"]
-)
-def test_image_host_hides_secrets_of_etc(orch: Orch, path: str) -> None:
-    assert run(orch, f"test -s {path} && echo there || echo hidden").stdout == "hidden\n"
+def test_image_host_hides_secrets_of_etc(orch: Orch) -> None:
+    files = "/etc/shadow /etc/gshadow /etc/sudoers /etc/ssh /etc/machine-id /etc/environment"
+    assert run(orch, f"for file in {files}; do test -s $$file && echo $$file; done; true").stdout == ""
 
 
 def test_image_host_knows_no_people(orch: Orch) -> None:
@@ -100,7 +91,7 @@ def test_image_host_knows_no_people(orch: Orch) -> None:
 def test_image_host_is_written_to_without_the_host_noticing(orch: Orch) -> None:
     done = run(
         orch,
-        "echo evil > /usr/bin/orch-was-here && rm /usr/bin/cut && cat /usr/bin/orch-was-here; test -e /usr/bin/cut || echo gone",
+        "cd /usr/bin; echo evil > orch-was-here && rm cut && cat orch-was-here; test -e cut || echo gone",
     )
     assert done.stdout == "evil\ngone\n"
     assert not os.path.exists("/usr/bin/orch-was-here")
@@ -111,8 +102,9 @@ def test_the_kernels_own_folders_are_there_and_guarded(orch: Orch) -> None:
     done = run(
         orch,
         """
-        for device in null zero full random urandom tty ptmx; do test -c /dev/$device || echo no $device; done
-        for folder in shm mqueue pts; do test -d /dev/$folder || echo no $folder; done
+        test -c /dev/null && test -c /dev/zero && test -c /dev/full && test -c /dev/random && test -c /dev/urandom &&
+          test -c /dev/tty && test -c /dev/ptmx && test -d /dev/shm && test -d /dev/mqueue && test -d /dev/pts ||
+          echo lacks a device
         ls /dev/sd* /dev/vd* /dev/mem /dev/kmsg /dev/loop0 2>/dev/null
         echo 1 2>/dev/null > /proc/sys/kernel/panic && echo wrote proc/sys
         mkdir /sys/fs/cgroup/mine 2>/dev/null && echo wrote sys
@@ -143,14 +135,14 @@ def test_a_folder_is_the_root_and_is_never_changed(orch: Orch, image: str) -> No
 
 def test_each_container_has_its_own_writable_layer(orch: Orch, image: str) -> None:
     done = run(
-        orch, "touch /mine; ls / > /dev/null; test -e /theirs && echo shared; true",
+        orch, "touch /mine",
         f'image = "dir:{image}"\n[services.b]\nkind = "job"\nimage = "dir:{image}"\n'
-        'command = ["sh", "-c", "touch /theirs; test -e /mine && echo shared; true"]',
+        'depends_on = { a = "completed" }\ncommand = ["sh", "-c", "test -e /mine && echo shared; true"]',
     )  # fmt: skip
     assert done.stdout == ""
 
 
-def test_a_changed_folder_is_not_changed_under_a_restart(orch: Orch, image: str) -> None:
+def test_a_folder_needs_nothing_of_orch_for_init(orch: Orch, image: str) -> None:
     orch.project = "in"
     manifest = orch.manifest(f"""
     name = "in"
@@ -194,11 +186,10 @@ def test_folders_of_the_host_are_mounted(orch: Orch) -> None:
 
 def test_a_tmpfs_has_its_size_and_mode(orch: Orch) -> None:
     done = run(
-        orch, "head -c 2M /dev/zero > /t/file 2>&1; stat -c %a /t; findmnt -n -o SIZE /t || true",
+        orch, "head -c 2M /dev/zero > /t/file; stat -c %s /t/file; stat -c %a /t",
         'tmpfs = ["/t:size=1M,mode=0700"]',
     )  # fmt: skip
-    assert "No space left on device" in done.stdout
-    assert "700" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-2:] == [str(1 << 20), "700"]
 
 
 def test_a_volume_is_shared_between_services(orch: Orch) -> None:
@@ -271,19 +262,31 @@ def test_kernel_parameters_are_the_containers_own(orch: Orch) -> None:
 
 
 def test_init_reaps_orphans_and_passes_the_exit_code_on(orch: Orch) -> None:
-    script = """
-    sh -c "sh -c : & exec true"
-    for try in 1 2 3 4 5 6 7 8 9; do
-      zombies=$(grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null)
-      test -z "$zombies" && break
-      sleep 0.05
-    done
-    echo "pid $$ zombies $zombies"
-    exit 6
-    """
-    done = run(orch, script, "init = true", check=False)
-    assert done.returncode == 1
-    assert "pid 2 zombies \n" in done.stdout
+    script = r"""
+import glob, os, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        os._exit(0)  # an orphan soon
+    os._exit(0)
+os.wait()
+for _ in range(100):
+    states = [open(path).read().rpartition(") ")[2][0] for path in glob.glob("/proc/[0-9]*/stat")]
+    if "Z" not in states:
+        break
+    time.sleep(0.02)
+print(os.getpid(), "Z" in states)
+raise SystemExit(6)
+"""
+    manifest = orch.manifest(f"""
+name = "in"
+[services.a]
+kind = "job"
+init = true
+command = ["python3", "-c", '''{script}''']
+""")
+    done = orch.run("up", "--exit-code-from", "a", manifest, check=False)
+    assert done.returncode == 6
+    assert done.stdout == "a-1  | 2 False\n"
 
 
 def test_processes_of_others_are_not_to_be_seen(orch: Orch) -> None:

@@ -42,6 +42,7 @@ def strike(orch: Orch, target: str) -> tuple[int, ...]:
     service = faults.find_service(orch)
     assert service is not None
     spawner = wait_until("there is a spawner", lambda: faults.find_spawner(service))
+    assert spawner is not None
     faults.kill(*{"service": (service,), "spawner": (spawner,), "both": (spawner, service)}[target])
     return service, spawner
 
@@ -130,6 +131,7 @@ def test_a_service_killed_before_it_listens_leaves_nothing(orch: Orch) -> None:
     before = leaks.take()
     process = orch.popen("up", "-d", orch.manifest(MANIFEST, "victim.toml"))
     service = wait_until("there is a service", lambda: faults.find_service(orch), interval=0.0005)
+    assert service is not None
     faults.kill(service)
     finish(process)
     assert faults.left(orch, before) == []

@@ -76,16 +76,15 @@ def find_service(orch: Orch) -> int | None:
 
 
 def find_spawner(service_pid: int) -> int | None:
-    """The service's spawner: its one child."""
-    try:
-        with open(f"/proc/{service_pid}/task/{service_pid}/children") as file:
-            children = [int(word) for word in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    for pid in children:
-        with open(f"/proc/{pid}/comm") as file:
-            if file.read().strip() == "orch-spawner":
-                return pid
+    """The service's spawner, if it has one."""
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                name, _, rest = file.read().partition(" (")[2].rpartition(") ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if name == "orch-spawner" and int(rest.split()[1]) == service_pid:
+            return int(entry)
     return None
 
 

@@ -393,9 +393,9 @@ def test_down_shows_its_progress_as_plain_lines(orch: Orch, service: FakeService
     shown = orch("down", "-v", "-t", "3s")
     assert (shown.code, shown.out) == (0, "")
     assert shown.err.splitlines() == [
-        "shop-web-1: stopped in 0.2s",
+        "shop-web-1: stopped in 250ms",
         "warning: the volume is kept",
-        "shop-web-1: removed in 0.0s",
+        "shop-web-1: removed in 10ms",
     ]
     assert service.asked("POST /v1/projects/shop/down")[0].body == {
         "volumes": True, "timeout": 3.0, "services": [], "kill": False,

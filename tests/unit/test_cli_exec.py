@@ -181,7 +181,7 @@ def test_a_service_that_dies_is_an_error(service: FakeService, instance: Instanc
 def test_run_shows_its_dependencies_and_sends_the_spec(service: FakeService, instance: Instance) -> None:
     words = ["run", "--no-deps", "--entrypoint", "sh -e", "--name", "once", "web", "echo", "-n", "hi"]
     with orch(instance, *words) as process:
-        assert process.communicate() == (b"hi", b"shop-db-1: created in 0.1s\n")
+        assert process.communicate() == (b"hi", b"shop-db-1: created in 100ms\n")
     body = service.asked("POST /v1/run")[0].body
     assert body["project"]["name"] == "shop"
     assert body["service"] == "web"

@@ -209,7 +209,7 @@ def test_progress_has_a_line_for_each_operation() -> None:
     ).render(4.0, terminal())
     assert shown == [
         "[1/3]",
-        " ✔ network default  created      0.2s",
+        " ✔ network default  created     250ms",
         " … shop-db-1        waiting      3.0s  for the network, until 12:00",
         ' ✘ shop-api-1       failed       1.5s  cannot start "api": ENOENT: no such file',
     ]

@@ -163,7 +163,7 @@ def test_detached_up_waits_and_tells_where_to_go(service: FakeService, orch: Orc
     out, err = process.communicate()
     assert (process.returncode, out) == (0, b"")
     shown = err.decode().splitlines()
-    assert shown[0] == "shop-web-1: created in 0.5s"
+    assert shown[0] == "shop-web-1: created in 500ms"
     assert shown[1].startswith("shop is up: 2 containers running, after ")
     assert shown[2] == "  web listens on 127.0.0.1:8080 (its port 80/tcp)"
     body = service.asked("POST /v1/up")[0].body
@@ -210,7 +210,7 @@ def test_ctrl_c_brings_everything_down_and_exits_with_130(stage: Stage, orch: Or
     assert process.returncode == 130
     assert out == b""
     assert err.decode().splitlines() == [
-        "shop-web-1: created in 0.5s", "stopping (Ctrl-C again kills)", "shop-web-1: removed in 0.1s",
+        "shop-web-1: created in 500ms", "stopping (Ctrl-C again kills)", "shop-web-1: removed in 100ms",
     ]  # fmt: skip
     assert paths(stage.service)[:2] == ["lease", "up"]  # the lease first: nothing may be left behind
     assert stage.lease_ended.wait(10)
