@@ -222,7 +222,7 @@ class Daemon:
         def decide(project: Project) -> Plan:
             plan = reconcile(spec, project.observe(), options)
             project.spec = spec
-            project.refresh_images()
+            project.refresh()
             return plan
 
         async def finish(project: Project) -> list[OrchError]:

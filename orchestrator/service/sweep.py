@@ -38,12 +38,11 @@ async def sweep(instance: Instance, ledger: Ledger, cgroups: CgroupHost, network
             ledger.free(entry.kind, entry.name)
         except (OSError, OrchError) as error:
             log.error("cannot sweep", kind=entry.kind, name=entry.name, error=str(error))
-    if entries:
-        parents = {entry.data["cgroup"].rpartition("/")[0] for entry in entries if entry.kind == "container"}
-        await asyncio.to_thread(_remove_parents, cgroups, parents)
     await networks.destroy()
-    if entries:
-        await asyncio.to_thread(_remove_parents, cgroups, {instance.cgroup_parent})
+    try:  # with all levels beneath it: none of them has a process that the ledger does not know
+        await asyncio.to_thread(cgroups.group(instance.cgroup_parent).remove)
+    except OrchError as error:
+        log.error("cannot sweep", kind="cgroup", name=instance.cgroup_parent, error=str(error))
     return len(entries)
 
 
@@ -55,14 +54,6 @@ def _remove_container(entry: Entry, cgroups: CgroupHost) -> None:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-
-
-def _remove_parents(cgroups: CgroupHost, parents: set[str]) -> None:
-    for path in sorted(parents, reverse=True):
-        while "/" in path:
-            cgroups.group(path).remove_if_empty()
-            path = path.rpartition("/")[0]
-        cgroups.group(path).remove_if_empty()
 
 
 def take_lock(instance: Instance) -> int | None:

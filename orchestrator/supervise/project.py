@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import ParamSpec
 
+import aiofiles
 import anyio
 
 from orchestrator.cgroups.group import Cgroup
@@ -91,7 +92,8 @@ class Project:
         self._images: dict[str, asyncio.Task[Image]] = {}
         self._services: set[str] = set()  # that have, or had, a container: their cgroups outlive it
         self._reserved: dict[str, list[socket.socket]] = {}  # by container id
-        self._host_files = _HostFiles.read()
+        self._host_files = _HostFiles()
+        self._reading: asyncio.Task[_HostFiles] | None = None
         self._names: dict[frozenset[str] | None, str] = {}  # by networks; empty when it must be made anew
 
     # Observing
@@ -204,6 +206,7 @@ class Project:
         :raises OrchError: when its image, volume or port is not to be had.
         """
         image = await self._resolve(spec.image)
+        await self._read_host_files()
         container = Container(
             id=new_container_id(), instance=self._facilities.instance, project=self.name, replica=replica,
             spec=spec, image=image, cgroup=self.cgroup, one_off=one_off,
@@ -237,9 +240,16 @@ class Project:
             self._images[reference] = task = asyncio.create_task(work)
         return await asyncio.shield(task)
 
-    def refresh_images(self) -> None:
-        """Look images up anew from now on: what they name may have changed."""
+    async def _read_host_files(self) -> None:
+        """Know the host's own names; read once for all containers."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(_HostFiles.read())
+        self._host_files = await asyncio.shield(self._reading)
+
+    def refresh(self) -> None:
+        """Look at images and at the host's files anew from now on: they may have changed."""
         self._images.clear()
+        self._reading = None
 
     async def publish(self, supervisor: Supervisor) -> None:
         """Let its published ports lead to it."""
@@ -372,15 +382,16 @@ class _HostFiles:
     upstream: str | None = None
 
     @classmethod
-    def read(cls) -> _HostFiles:
+    async def read(cls) -> _HostFiles:
         """Read them; what is missing counts as empty."""
-        texts = [_read("/etc/hosts"), _read("/etc/resolv.conf"), _read("/run/systemd/resolve/resolv.conf")]
+        paths = ("/etc/hosts", "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+        texts = [await _read(path) for path in paths]
         return cls(texts[0] or hosts.LOCALHOST, texts[1] or "", texts[2])
 
 
-def _read(path: str) -> str | None:
+async def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
+            return await file.read()
     except OSError:
         return None

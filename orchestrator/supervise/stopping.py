@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 #: A program may need this long (seconds) after its exec until it has installed its signal handlers.
 SETTLING = 1.0
+#: The number of rt_sigtimedwait(2).
+_SIGTIMEDWAIT = {"x86_64": "128", "aarch64": "137"}
 
 
 def signal_number(name: str) -> int:
@@ -39,4 +42,13 @@ def heeds(pid: int, number: int) -> bool:
             masks = {line[:6]: int(line[7:], 16) for line in file if line.startswith(("SigCgt", "SigBlk"))}
     except (FileNotFoundError, ProcessLookupError):
         return True  # it has ended
-    return bool((masks["SigCgt"] | masks["SigBlk"]) >> (number - 1) & 1)
+    return bool((masks["SigCgt"] | masks["SigBlk"]) >> (number - 1) & 1) or _awaits_signals(pid)
+
+
+def _awaits_signals(pid: int) -> bool:
+    """Whether the process is in sigwait(3): meanwhile the kernel does not show what it awaits as blocked."""
+    try:
+        with open(f"/proc/{pid}/syscall", encoding="ascii") as file:  # proc(5)
+            return file.read().split(" ")[0] == _SIGTIMEDWAIT.get(os.uname().machine)
+    except OSError:  # it has ended, or this kernel does not tell
+        return False
