@@ -46,6 +46,8 @@ class Cgroup:
         #: v1 controller or ``unified`` -> absolute directory; co-mounted controllers share one.
         self.directories = {name: self._below(mount, self._parts) for name, mount in self._mounts.items()}
         self._members = members(self.directories)
+        #: It has been killed as a whole: :meth:`renew` it before anything is started in it again.
+        self.spent = False
 
     def __repr__(self) -> str:
         return f"Cgroup({self.path!r})"
@@ -215,12 +217,28 @@ class Cgroup:
 
         :raises KernelError: on pure v1, when processes that hang in the kernel may have escaped.
         """
+        self.spent = self.clone_into is not None
         try:
             with reported(f"cannot kill the processes of cgroup {self.path}"):
                 self._members.kill()
         except KernelError as error:
             if error.errno not in _GONE:
                 raise
+
+    def renew(self) -> None:
+        """Remove it from the v2 hierarchy after a :meth:`kill`, once it is empty; the next start makes it anew.
+
+        Linux kills what is cloned into a cgroup whose ``cgroup.kill`` was ever written to: since 6.14 it counts
+        the kills of a cgroup, and at the birth compares the count of the parent's cgroup (in
+        cgroup_css_set_fork) with that of the child's (in cgroup_post_fork, kernel/cgroup/cgroup.c).
+
+        :raises KernelError: EBUSY means that processes still live in it.
+        """
+        if self.spent and self.clone_into is not None:
+            with reported(f"cannot make cgroup {self.path} anew"):
+                for directory in cgroupfs.nested(self.clone_into):
+                    cgroupfs.remove(directory)
+        self.spent = False
 
     # -- its end ---------------------------------------------------------------------------------------
 

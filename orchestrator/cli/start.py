@@ -46,7 +46,8 @@ def _start(client: Client) -> OrchError | None:
         os.makedirs(instance.run_dir, mode=0o755, exist_ok=True)
         log = open(_log(client), "ab")  # noqa: SIM115
     except OSError as error:
-        return OrchError("cannot start the orch service", f"{error.filename}: {error.strerror}")
+        remedy = "" if os.geteuid() == 0 else "orch makes containers itself and must be root: use sudo"
+        return OrchError("cannot start the orch service", f"{error.filename}: {error.strerror}", remedy)
     reading, writing = os.pipe()
     try:
         with log:

@@ -163,7 +163,7 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r"))
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115 - for the whole run
 
 
 def make_streams_forgiving() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from orchestrator.errors import UsageError
@@ -30,10 +31,13 @@ def elapsed(seconds: float) -> str:
 
 
 def timestamp(moment: float) -> str:
-    """A moment (seconds since the epoch) as RFC 3339, in UTC, to the microsecond."""
+    """A moment (seconds since the epoch) as RFC 3339, in UTC, to the microsecond.
+
+    Never later than the moment itself, so that what is read back as "since" includes it.
+    """
     from datetime import UTC, datetime
 
-    text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
+    text = datetime.fromtimestamp(math.floor(moment * 1e6) / 1e6, UTC).isoformat(timespec="microseconds")
     return text.replace("+00:00", "Z")
 
 

@@ -12,7 +12,7 @@ from orchestrator.cli.context import Context
 from orchestrator.cli.loglines import LogPrinter
 from orchestrator.cli.loop import Loop
 from orchestrator.cli.parser import Command, Parser
-from orchestrator.cli.progress import Reporter, check, reporter, show
+from orchestrator.cli.progress import Reporter, check, error_text, reporter, show
 from orchestrator.cli.project import check_services, load_project
 from orchestrator.cli.start import ensure_service
 from orchestrator.cli.terminal import plain
@@ -92,8 +92,10 @@ def _in_background(context: Context, project: ProjectSpec) -> int:
         return exit_codes.OK
     containers = result.containers or []
     if not result.ok:
+        told = error_text(result.error).splitlines()
         for container in containers:
-            if trouble := _trouble(container):
+            known = any(text in container.reason for text in told)
+            if not known and (trouble := _trouble(container)):
                 context.err.line(f"{container.name}: {trouble}")
         check(result)
     _summary(context, project.name, containers, time.monotonic() - started)
@@ -284,14 +286,17 @@ class _Foreground:
         if self._is_down:
             return
         self._downs += 1
-        self._reporter.finish()
-        self._reporter = reporter(self._context)
+        is_first = self._downs == 1
+        if is_first:
+            self._reporter.finish()
+            self._reporter = reporter(self._context)
         try:
             stream = self._client.down(self._project.name, kill=kill)
         except NotFoundError:  # nothing had been made yet, or somebody else was faster
             self._is_down = True
             return
-        self._loop.follow(self._keep(stream), self._on_down)
+        # A second one only hurries the first, which goes on to tell what happens.
+        self._loop.follow(self._keep(stream), self._on_down if is_first else lambda progress: None)
 
     def _on_down(self, progress: Progress) -> None:
         self._reporter.apply(progress)

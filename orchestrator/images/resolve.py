@@ -31,7 +31,13 @@ def resolve(reference: str, images_dir: str) -> Image:
     :raises LaunchError: when it does not exist or is of an unknown form.
     """
     if reference == "host":
-        skeleton = host.skeleton(images_dir)
+        try:
+            skeleton = host.skeleton(images_dir)
+        except OSError as error:
+            raise LaunchError(
+                'cannot use image "host"', f"its files cannot be copied to {images_dir}: {error.strerror}",
+                "make room there, or choose another ORCH_STATE_DIR",
+            ) from None  # fmt: skip
         return Image(reference, (Lower("/", (skeleton,)), *(Lower(path, (path,)) for path in host.folders())))
     kind, _, path = reference.partition(":")
     if kind != "dir":

@@ -232,8 +232,12 @@ def image(value: str) -> str:
     )
 
 
+#: SIGRTMIN to SIGRTMAX are 34 to 64 (signal(7), with the two that the C library keeps for itself).
+_REAL_TIME = re.compile(r"SIGRTMIN\+([1-9]|[12]\d|30)")
+
+
 def stop_signal(value: str | int) -> str:
-    """The name of a signal, with SIG; numbers and names without SIG are accepted."""
+    """The name of a signal, with SIG; numbers, names without SIG and ``SIGRTMIN+3`` are accepted."""
     names = [member.name for member in signal.Signals]
     if isinstance(value, int) or value.isdecimal():
         try:
@@ -242,6 +246,8 @@ def stop_signal(value: str | int) -> str:
             raise ValueError(f'there is no signal {_short(value)} (write it like "SIGTERM")') from None
     else:
         found = value.upper() if value.upper().startswith("SIG") else "SIG" + value.upper()
+    if _REAL_TIME.fullmatch(found):
+        return found
     if found not in names:
         raise ValueError(f'"{value}" is not a signal{hint(found, names)}')
     if found in ("SIGSTOP", "SIGCONT", "SIGCHLD"):

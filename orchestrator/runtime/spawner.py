@@ -28,6 +28,7 @@ from orchestrator.kernel.syscalls import (
     setns,
 )
 from orchestrator.runtime.child import Child
+from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.protocol import Message, receive, send
 
 _CHILD_SIGNALS = (
@@ -201,7 +202,7 @@ class Spawner:
             os.setsid()
             for target, source in enumerate(stdio):
                 os.dup2(source, target)  # dup2'd descriptors survive exec; all others are close-on-exec
-            Child(status, ready, slots).run(program["operations"])
+            Child(status, ready, slots).run(program["operations"], OPERATIONS)
         finally:
             os._exit(125)  # never let the parent's code run on in the child
 

@@ -22,9 +22,10 @@ def signal_number(name: str) -> int:
     try:
         return signal.Signals[word if word.startswith("SIG") else "SIG" + word].value
     except KeyError:
-        if word.removeprefix("SIG").startswith("RTMIN"):
-            offset = word.removeprefix("SIG").removeprefix("RTMIN").removeprefix("+")
-            return int(signal.SIGRTMIN) + (int(offset) if offset else 0)
+        base, _, offset = word.removeprefix("SIG").partition("+")
+        number = int(signal.SIGRTMIN) + int(offset) if base == "RTMIN" and offset.isdecimal() else 0
+        if 0 < number <= signal.SIGRTMAX:
+            return number
         raise ValueError(f"{name!r} is not a signal (SIGTERM, SIGINT, SIGHUP, SIGKILL, ...)") from None
 
 

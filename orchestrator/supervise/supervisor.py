@@ -285,8 +285,10 @@ class Supervisor:
             process.close()
 
     async def _begin(self, attached: Attached | None = None) -> Process:
-        self._oom_kills = self._count_oom_kills()
         try:
+            if self.container.cgroup.spent:
+                await asyncio.to_thread(self.container.cgroup.renew)
+            self._oom_kills = self._count_oom_kills()
             process, stages = await self._launcher.start(self.container, attached)
         except OrchError as error:
             raise (

@@ -162,11 +162,11 @@ def test_a_second_process_joins_without_making_anything(world: World) -> None:
     assert world.group.pids() == sorted([first.pid, second.pid])
 
 
-@kinds("hybrid", "v2", "v2-core")
-def test_a_process_is_born_in_the_v2_directory(world: World) -> None:
-    world.prepare()
-    assert world.group.clone_into is not None
-    directory = os.open(world.group.clone_into, os.O_RDONLY | os.O_DIRECTORY)
+@contextlib.contextmanager
+def born_in(group: Cgroup) -> Iterator[int]:
+    """A process that was cloned into the group's v2 directory, and waits."""
+    assert group.clone_into is not None
+    directory = os.open(group.clone_into, os.O_RDONLY | os.O_DIRECTORY)
     try:
         pid, pidfd = syscalls.clone3(0, directory)
         if pid == 0:
@@ -175,13 +175,38 @@ def test_a_process_is_born_in_the_v2_directory(world: World) -> None:
             finally:
                 os._exit(0)
         try:
-            assert world.group.pids() == [pid]
+            yield pid
         finally:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.close(pidfd)
     finally:
         os.close(directory)
+
+
+@kinds("hybrid", "v2", "v2-core")
+def test_a_process_is_born_in_the_v2_directory(world: World) -> None:
+    world.prepare()
+    with born_in(world.group) as pid:
+        assert world.group.pids() == [pid]
+
+
+def process_state(pid: int) -> str:
+    """The letter that ps shows."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+@kinds("hybrid", "v2", "v2-core")
+def test_a_process_that_is_born_after_a_kill_lives(world: World) -> None:
+    world.prepare()
+    with born_in(world.group) as pid:
+        world.group.kill()
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    world.group.renew()
+    world.prepare()
+    with born_in(world.group) as pid:
+        wait_until("it waits, or is dead", lambda: process_state(pid) in "SZ")
+        assert world.group.pids() == [pid]
 
 
 @limiting_kinds

@@ -169,6 +169,15 @@ def test_stop_gives_the_grace_period_and_then_kills(orch: Orch) -> None:
     ]
 
 
+def test_a_restart_that_had_to_kill_leaves_it_running(orch: Orch) -> None:
+    orch.project = "deaf"
+    orch.up(orch.manifest('name = "deaf"\n[services.a]\ncommand = ["sleep", "1000"]\n'))
+    for _ in range(2):
+        orch.run("restart", "-p", "deaf", "-t", "0")
+        found = orch.run("wait", "-p", "deaf", "--timeout", "300ms", "a", check=False)
+        assert found.returncode == 124, found
+
+
 def test_stop_sends_the_signal_that_the_manifest_names(orch: Orch) -> None:
     orch.project = "usr"
     orch.up(
@@ -335,7 +344,7 @@ def test_inspect_shows_everything(pair: Orch) -> None:
     ]
     assert {"compile", "clone", "total"} <= {stage["name"] for stage in view["stages"]}
     assert any(line.startswith("pivot_root") for line in view["program"])
-    assert os.path.isdir(os.path.dirname(view["log_path"]))
+    assert view["log_path"] == f"{pair.instance.state_dir}/logs/pair/pair-web-1/container.log"
     by_id = pair.inspect(view["container"]["id"][:6])
     assert by_id["container"]["name"] == pair.inspect("web-1")["container"]["name"] == "pair-web-1"
 

@@ -289,12 +289,11 @@ depends_on = {"['web']" if "db -> web" in expected else "[]"}
 command = ["sleep", "1000"]
 {line}
 """)
-    for words in (("plan",), ("up", "-d"), ("up",)):
-        done = orch.run(*words, manifest, check=False)
-        assert done.returncode == 2
-        assert expected in done.stderr
-        assert re.search(rf"^{manifest}:\d+: ", done.stderr, re.MULTILINE)
-        assert "Traceback" not in done.stderr
+    done = orch.up(manifest, check=False)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert re.search(rf"^{manifest}:\d+: ", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
     assert not orch.is_serving()
     assert not os.path.exists(orch.instance.state_dir)
 

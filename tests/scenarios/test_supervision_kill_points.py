@@ -57,6 +57,7 @@ def swept(orch: Orch, target: str, pids: tuple[int, ...], before: leaks.Inventor
         orch.run("down", "-p", "next", "--timeout", "0")
         wait_until("the service has gone", lambda: faults.find_service(orch) is None)
     assert faults.left(orch, before) == []
+    assert "Traceback" not in orch.service_log
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -135,3 +136,4 @@ def test_a_service_killed_before_it_listens_leaves_nothing(orch: Orch) -> None:
     faults.kill(service)
     finish(process)
     assert faults.left(orch, before) == []
+    assert "Traceback" not in orch.service_log

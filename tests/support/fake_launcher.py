@@ -74,6 +74,7 @@ class FakeCgroup:
         self.kills = 0
         self.may_kill = threading.Event()  #: a kill takes until this is set
         self.may_kill.set()
+        self.spent = False
 
     def oom_kills(self) -> int:
         return self.kills
@@ -84,6 +85,10 @@ class FakeCgroup:
     def freeze(self) -> None:
         self.calls.append("freeze")
 
+    def renew(self) -> None:
+        self.spent = False
+        self.calls.append("renew")
+
     def thaw(self) -> None:
         self.calls.append("thaw")
 
@@ -91,6 +96,7 @@ class FakeCgroup:
         self.calls.append("wait_frozen")
 
     def kill(self) -> None:
+        self.spent = True
         self.may_kill.wait(5)
         self.calls.append("kill")
 

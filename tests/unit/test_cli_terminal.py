@@ -153,6 +153,12 @@ def test_seconds_may_be_plain_numbers() -> None:
         parse_seconds("soon")
 
 
+def test_a_timestamp_read_back_is_never_after_its_moment() -> None:
+    moment = 1795405493.6443305
+    assert timestamp(moment) == "2026-11-23T03:44:53.644330Z"
+    assert parse_moment(timestamp(moment), 0) <= moment
+
+
 def test_timestamps_are_utc_to_the_microsecond() -> None:
     assert timestamp(1_700_000_000.25) == "2023-11-14T22:13:20.250000Z"
 

@@ -17,6 +17,10 @@ SPAWNER_SIDE = (
     "orchestrator.kernel",
     "orchestrator.runtime.spawner",
     "orchestrator.runtime.child",
+    "orchestrator.runtime.child_files",
+    "orchestrator.runtime.child_operations",
+    "orchestrator.runtime.child_program",
+    "orchestrator.runtime.child_user",
     "orchestrator.runtime.protocol",
 )
 #: Command modules that are not a client's: they run or examine the service's side in their own process.

@@ -101,3 +101,27 @@ def test_load_says_where_it_is_written(tmp_path: Path) -> None:
     assert "defaults.resources.cpus: 5000 is more" in caught.value.problems[0]
     assert caught.value.problems[0].endswith('(in service "a")')
     assert len(load(str(path), environ={}, check_host=False).project.services) == 1
+
+
+def test_load_says_where_a_taken_port_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "orch.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        path.write_text(f"""\
+name = "x"
+[services.a]
+command = "true"
+ports = [
+    "80",
+    "{number}:80",
+]
+""")
+
+        def choose(project: ProjectSpec) -> list[tuple[str, int, Port]]:
+            return [("a", index, port) for index, port in enumerate(project.services["a"].ports)]
+
+        with pytest.raises(ManifestError) as caught:
+            load(str(path), environ={}, ports_to_take=choose)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{path}:6: services.a.ports[1]: cannot publish 127.0.0.1:{number}/tcp: ")
+        assert load(str(path), environ={}, ports_to_take=lambda project: ()).project.name == "x"

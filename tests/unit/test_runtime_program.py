@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
 from orchestrator.runtime import capabilities, rootfs
-from orchestrator.runtime.child import OPERATIONS
+from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.program import (
     _DESCRIBE,
     CgroupPart,

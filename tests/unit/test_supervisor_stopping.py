@@ -99,7 +99,7 @@ async def test_the_kill_of_a_cgroup_is_over_before_the_next_program_is_in_it() -
     assert kept.launcher.starts == 1
     kept.cgroup.may_kill.set()
     await kept.started(2)
-    assert kept.cgroup.calls == ["kill"]
+    assert kept.cgroup.calls[0] == "kill"
     await kept.supervisor.stop()
 
 
