@@ -10,16 +10,16 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
 from orchestrator.errors import DependencyError, LaunchError, OrchError
-from orchestrator.plan.conditions import Outlook, judge
-from orchestrator.plan.observed import ObservedProject
+from orchestrator.plan.conditions import Judgement, Outlook, judge
 from orchestrator.plan.operations import Action, After, Operation, Plan
 from orchestrator.plan.reconcile import runs_to_completion
 from orchestrator.spec import Condition, NetworkSpec, ServiceSpec, VolumeSpec
-from orchestrator.states import ENDED, State
+from orchestrator.states import State
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.units import format_duration
@@ -65,7 +65,13 @@ class Execution:
         async with anyio.create_task_group() as tasks:
             for operation in self._plan.operations:
                 tasks.start_soon(self._run, operation, name=operation.id)
-        self._project.tell_names()
+        try:
+            self._project.tell_names()
+        except OSError as error:
+            cause = f"{error.filename}: {error.strerror}"
+            self._request.errors.append(
+                LaunchError("cannot tell running containers their neighbours' names", cause)
+            )
         return self._request.errors
 
     async def _run(self, operation: Operation) -> None:
@@ -242,10 +248,10 @@ class Execution:
         self,
         kind: ProgressKind,
         operation: Operation | None = None,
-        **fields: object,
+        **fields: Any,
     ) -> None:
         name = operation.id if operation else ""
-        self._request.report(Progress(kind=kind, time=time.time(), operation=name, **fields))  # type: ignore[arg-type]
+        self._request.report(Progress(kind=kind, time=time.time(), operation=name, **fields))
 
 
 class _Waiting:
@@ -272,51 +278,71 @@ class _Waiting:
 
 def describe(supervisor: Supervisor, reason: str) -> str:
     """``shop-db-1 is unhealthy: 3/3 checks failed: connection refused``."""
-    detail = f": {supervisor.reason}" if supervisor.reason and supervisor.reason not in reason else ""
-    return f"{supervisor.container.name} {reason}{detail}"
+    return f"{supervisor.container.name} {_with_detail(supervisor, reason)}"
+
+
+def _with_detail(supervisor: Supervisor, reason: str) -> str:
+    detail = supervisor.reason if supervisor.reason not in reason else ""
+    return f"{reason}: {detail}" if detail else reason
 
 
 def _see_logs(supervisor: Supervisor) -> str:
     return f"see orch logs {supervisor.spec.name}" if supervisor.started_at else ""
 
 
-async def settle(project: Project, services: Iterable[str], timeout: float | None) -> list[OrchError]:
+async def settle(
+    project: Project, services: Iterable[str], timeout: float | None, report: Report
+) -> list[OrchError]:
     """Wait until every container of ``services`` is running and healthy, or has completed if it is to end.
 
-    The errors say what is not, and why; as soon as one can never be, the wait for it ends.
+    The errors say what is not, and why; as soon as one can never be, the wait for it ends. Each wait is told
+    as an operation ``wait NAME``, which no plan has.
     """
     wanted = set(services)
     to_completion = runs_to_completion(project.spec.services)
-    deadline = time.monotonic() + (DEFAULT_WAIT if timeout is None else timeout)
+    limit = DEFAULT_WAIT if timeout is None else timeout
+    deadline = time.monotonic() + limit
     errors: list[OrchError] = []
 
     async def one(supervisor: Supervisor) -> None:
-        spec = supervisor.spec
-        condition = Condition.COMPLETED if spec.name in to_completion else Condition.HEALTHY
+        condition = Condition.COMPLETED if supervisor.spec.name in to_completion else Condition.HEALTHY
+        began, told = time.monotonic(), ""
 
-        def outlook() -> Outlook:
-            return judge(condition, spec, supervisor.state, supervisor.health, supervisor.exit_code).outlook
+        def say(kind: ProgressKind, **fields: Any) -> None:
+            report(
+                Progress(kind=kind, time=time.time(), operation=f"wait {supervisor.container.name}", **fields)
+            )
+
+        def look() -> Judgement:
+            return judge(
+                condition, supervisor.spec, supervisor.state, supervisor.health, supervisor.exit_code
+            )
 
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await supervisor.wait_until(lambda: outlook() is not Outlook.WAIT)
+            async with asyncio.timeout(max(0.0, deadline - began)):
+                while (judgement := look()).outlook is Outlook.WAIT:
+                    text = f"{_with_detail(supervisor, judgement.reason)} (waits at most {format_duration(limit)})"
+                    if text != told:
+                        say(ProgressKind.WAITING, message=text)
+                        told = text
+                    await supervisor.wait_change()
         except TimeoutError:
-            pass
-        judgement = judge(condition, spec, supervisor.state, supervisor.health, supervisor.exit_code)
+            judgement = look()
+        if judgement.outlook is Outlook.MET:
+            if told:
+                say(ProgressKind.DONE, seconds=time.monotonic() - began)
+            return
         if judgement.outlook is Outlook.NEVER:
-            errors.append(DependencyError(describe(supervisor, judgement.reason), "", _see_logs(supervisor)))
-        elif judgement.outlook is Outlook.WAIT:
-            after = format_duration(DEFAULT_WAIT if timeout is None else timeout)
-            text = describe(supervisor, f"{judgement.reason} after {after}")
-            errors.append(DependencyError(text, "", "raise --wait-timeout if it only needs more time"))
+            error = DependencyError(describe(supervisor, judgement.reason), "", _see_logs(supervisor))
+        else:
+            text = describe(supervisor, f"{judgement.reason} after {format_duration(limit)}")
+            error = DependencyError(text, "", "raise --wait-timeout if it only needs more time")
+        errors.append(error)
+        if told:
+            say(ProgressKind.FAILED, error=error.to_wire())
 
     async with anyio.create_task_group() as tasks:
         for supervisor in list(project.supervisors.values()):
             if supervisor.spec.name in wanted and not supervisor.container.one_off:
                 tasks.start_soon(one, supervisor)
     return errors
-
-
-def ended(observed: ObservedProject) -> bool:
-    """Whether nothing of the project runs any more."""
-    return all(container.state in ENDED for container in observed.containers)

@@ -30,6 +30,7 @@ _WORDS = {
     "stop": ("stopping", "stopped"),
     "remove": ("removing", "removed"),
     "kill": ("killing", "killed"),
+    "wait": ("waiting", "ready"),
 }
 _ORDER = {"failed": 0, "running": 1, "waiting": 2, "done": 3, "pending": 4}
 _MARKS = {"failed": ("✘", "red"), "waiting": ("…", "yellow"), "done": ("✔", "green"), "pending": ("·", "dim")}
@@ -75,6 +76,8 @@ class Model:
             self.rows = {operation.id: Row(operation) for operation in progress.plan.operations}
         if progress.kind is ProgressKind.RESULT:
             self.result = progress
+        if progress.kind is ProgressKind.WAITING and progress.operation not in self.rows:
+            self._add_wait(progress.operation)
         row = self.rows.get(progress.operation)
         if row is None or progress.kind in (ProgressKind.PLAN, ProgressKind.WARNING, ProgressKind.RESULT):
             return None
@@ -84,6 +87,12 @@ class Model:
         row.message = plain(progress.message) or error_text(progress.error)
         row.seconds = progress.seconds
         return row
+
+    def _add_wait(self, id: str) -> None:
+        """A wait that comes after the plan: ``wait shop-db-1``."""
+        action, _, target = id.partition(" ")
+        view = OperationView(id=id, action=action, target=target, service="", cause="", after=[])
+        self.rows[id] = Row(view)
 
     def render(self, now: float, terminal: Terminal, room: int | None = None) -> list[str]:
         """The lines to show, at most ``room``: what is under way before what is over."""

@@ -80,26 +80,30 @@ class Launcher:
             self._last_capability = int(file.read())
 
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
-        """Write the container into the ledger and make its folders; the kernel is not touched yet.
+        """Write the container into the ledger, and its hosts file; the kernel is not touched yet.
 
-        :raises LaunchError: when its folders cannot be made.
+        :raises LaunchError: when that cannot be done; nothing is then left of it.
         """
-        self._ledger.own(
-            "container",
-            container.id,
-            project=container.project,
-            service=container.spec.name,
-            label=container.name,
-            cgroup=container.cgroup.path,
-            paths=[container.directory, container.hosts_file],
-            veths=[endpoint.veth for endpoint in container.endpoints],
-        )
         try:
+            self._ledger.own(
+                "container",
+                container.id,
+                project=container.project,
+                service=container.spec.name,
+                label=container.name,
+                cgroup=container.cgroup.path,
+                paths=[container.directory, container.hosts_file],
+                veths=[endpoint.veth for endpoint in container.endpoints],
+            )
             self._rootfs.prepare(container, hosts, resolv_conf)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(container.hosts_file)
+            with contextlib.suppress(OSError):
+                self._ledger.free("container", container.id)
             raise LaunchError(
-                f'cannot create "{container.name}"', f"{error.filename}: {error.strerror}",
-                "the state and run folders must be writable and have room",
+                f'cannot create "{container.name}"', f"{error.filename or 'ledger'}: {error.strerror}",
+                "the run folder must be writable and have room",
             ) from None  # fmt: skip
 
     def rewrite_hosts(self, container: Container, hosts: str) -> None:

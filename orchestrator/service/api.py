@@ -220,21 +220,21 @@ class Api:
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
         """Freeze."""
-        body = await _body(request, ChangeBody)
-        names = []
-        for supervisor in self._selected(request, body.services):
-            if supervisor.state is State.RUNNING or body.services:
-                await supervisor.pause()
-                names.append(supervisor.container.name)
-        return _json({"containers": names})
+        return await self._freeze(request, State.RUNNING, Supervisor.pause)
 
     async def unpause(self, request: web.Request) -> web.StreamResponse:
         """Let go on."""
+        return await self._freeze(request, State.PAUSED, Supervisor.unpause)
+
+    async def _freeze(
+        self, request: web.Request, fitting: State, change: Callable[[Supervisor], Awaitable[None]]
+    ) -> web.StreamResponse:
+        """Change the selected containers; when none is named, those whose state fits."""
         body = await _body(request, ChangeBody)
         names = []
         for supervisor in self._selected(request, body.services):
-            if supervisor.state is State.PAUSED or body.services:
-                await supervisor.unpause()
+            if supervisor.state is fitting or body.services:
+                await change(supervisor)
                 names.append(supervisor.container.name)
         return _json({"containers": names})
 

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from orchestrator.converge import Execution, Request, settle
+from orchestrator.converge import Execution, Report, Request, settle
 from orchestrator.errors import ConflictError, NotFoundError, OrchError, UsageError
 from orchestrator.plan import lifecycle
 from orchestrator.plan.graph import closure, dependency_graph
@@ -225,8 +225,8 @@ class Daemon:
             project.refresh()
             return plan
 
-        async def finish(project: Project) -> list[OrchError]:
-            return await settle(project, services, wait_timeout) if wait else []
+        async def finish(project: Project, report: Report) -> list[OrchError]:
+            return await settle(project, services, wait_timeout, report) if wait else []
 
         return self._command("up", entry, decide, finish)
 
@@ -247,7 +247,7 @@ class Daemon:
         def decide(project: Project) -> Plan:
             return lifecycle.bring_down(project.observe(), volumes, words)
 
-        async def finish(project: Project) -> list[OrchError]:
+        async def finish(project: Project, report: Report) -> list[OrchError]:
             for one_off in [s for s in project.supervisors.values() if s.container.one_off and not services]:
                 await one_off.stop(timeout, kill=kill, reason="removed")
                 await project.remove_containers([one_off])
@@ -325,8 +325,8 @@ class Daemon:
             wanted = Options((*options.services, service.name), remove_orphans=False)
             return keep_services(reconcile(project.spec, project.observe(), wanted), set(needed))
 
-        async def finish(project: Project) -> list[OrchError]:
-            return await settle(project, needed, None)
+        async def finish(project: Project, report: Report) -> list[OrchError]:
+            return await settle(project, needed, None, report)
 
         return self._command("run", entry, decide, finish)
 
@@ -433,7 +433,7 @@ class Daemon:
         name: str,
         entry: _Entry,
         decide: Callable[[Project], Plan],
-        finish: Callable[[Project], Awaitable[list[OrchError]]] | None = None,
+        finish: Callable[[Project, Report], Awaitable[list[OrchError]]] | None = None,
         timeout: float | None = None,
         kill: bool = False,
     ) -> ProgressStream:
@@ -447,7 +447,7 @@ class Daemon:
                 async with entry.lock:
                     errors = await Execution(project, decide(project), request).run()
                     if finish and not (errors and name == "up"):
-                        errors += await finish(project)
+                        errors += await finish(project, stream.add)
                     if self._is_over(project):
                         await project.remove_cgroups()
                         await self._end_logs(project)

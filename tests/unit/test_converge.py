@@ -293,7 +293,7 @@ async def test_a_kill_that_is_asked_for_on_the_way_spares_nobody_a_grace() -> No
 async def test_settle_returns_when_all_is_well() -> None:
     project = shop(ServiceSpec(name="db", healthcheck=CHECK), ServiceSpec(name="job", kind="job"))
     await Run(project).errors()
-    settling = asyncio.create_task(settle(cast(Project, project), ["db", "job"], 600.0))
+    settling = asyncio.create_task(settle(cast(Project, project), ["db", "job"], 600.0, lambda _: None))
     healthy(project, "shop-db-1")
     project.launchers["job"].processes[0].end(0)
     assert await settling == []
@@ -305,7 +305,7 @@ async def test_settle_says_what_can_never_be_without_waiting_for_the_rest_of_it(
     await Run(project).errors()
     project.launchers["job"].processes[0].end(4)
     healthy(project, "shop-db-1")
-    (error,) = await settle(cast(Project, project), ["db", "job"], 600.0)
+    (error,) = await settle(cast(Project, project), ["db", "job"], 600.0, lambda _: None)
     assert str(error) == "shop-job-1 exited (4) (see orch logs job)"
     await end(project)
 
@@ -314,11 +314,17 @@ async def test_settle_gives_up_at_its_deadline_and_says_on_what() -> None:
     project = shop(ServiceSpec(name="db", healthcheck=CHECK))
     await Run(project).errors()
     project.supervisors["shop-db-1"].health_is(Health.STARTING, "last check failed: exited (1)")
-    (error,) = await settle(cast(Project, project), ["db"], 0.02)
+    said: list[Progress] = []
+    (error,) = await settle(cast(Project, project), ["db"], 0.02, said.append)
     assert str(error) == (
         "shop-db-1 is not healthy yet after 20ms: last check failed: exited (1) "
         "(raise --wait-timeout if it only needs more time)"
     )
+    assert [(progress.kind, progress.operation) for progress in said] == [
+        (ProgressKind.WAITING, "wait shop-db-1"),
+        (ProgressKind.FAILED, "wait shop-db-1"),
+    ]
+    assert said[0].message == "is not healthy yet: last check failed: exited (1) (waits at most 20ms)"
     await end(project)
 
 
