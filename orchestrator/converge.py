@@ -55,6 +55,10 @@ class Execution:
         self._results: dict[str, asyncio.Future[OrchError | None]] = {
             operation.id: loop.create_future() for operation in plan.operations
         }
+        #: Networks that are known well enough to make containers for, though not finished yet.
+        self._opened: dict[str, asyncio.Future[None]] = {
+            op.id: loop.create_future() for op in plan.operations if op.action is Action.CREATE_NETWORK
+        }
         removed_networks = {op.target for op in plan.operations if op.action is Action.REMOVE_NETWORK}
         self._removes_network = removed_networks
 
@@ -132,6 +136,10 @@ class Execution:
         result = self._results[after.operation]
         if not result.done():
             waiting.say(after, after.operation)
+        if opened := self._opened.get(after.operation):
+            await asyncio.wait((result, opened), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                return
         error = await asyncio.shield(result)
         if error is not None:
             what = f"cannot {operation.id}"
@@ -179,8 +187,7 @@ class Execution:
         match operation.action:
             case Action.CREATE_NETWORK:
                 assert isinstance(spec, NetworkSpec)
-                await project.create_network(spec)
-                project.assign_addresses(project.spec.services.values())
+                await project.create_network(spec, lambda: self._network_opened(operation))
             case Action.REMOVE_NETWORK:
                 await project.remove_network(operation.target)
             case Action.CREATE_VOLUME:
@@ -213,6 +220,10 @@ class Execution:
                 await self._stop(supervisor, "removed")
                 networks = {endpoint.network.name for endpoint in supervisor.container.endpoints}
                 await project.remove_containers([supervisor], with_networks=networks <= self._removes_network)
+
+    def _network_opened(self, operation: Operation) -> None:
+        self._project.assign_addresses(self._project.spec.services.values())
+        self._opened[operation.id].set_result(None)
 
     async def _publish_and_start(self, supervisor: Supervisor) -> None:
         publishing = asyncio.create_task(self._project.publish(supervisor))

@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from orchestrator.cli import exit_codes, parser
 from orchestrator.cli.terminal import Terminal, make_streams_forgiving, open_streams
 from orchestrator.errors import ManifestError, OrchError
+
+
+def run() -> NoReturn:
+    """The program ``orch``. It ends without Python's tidying up: that takes 8 ms, and nothing is left to tidy."""
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # its reader has gone
+            pass
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,4 +81,4 @@ def _print(error: OrchError) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -47,7 +47,8 @@ class HealthState:
             return "healthy"
         if self.failures == 0:
             return f"last check failed: {self.last.output}"
-        return f"{self.failures}/{_retries(check)} checks failed: {self.last.output}"
+        of = f"/{_retries(check)}" if self.failures <= _retries(check) else ""
+        return f"{self.failures}{of} checks failed: {self.last.output}"
 
 
 def next_state(

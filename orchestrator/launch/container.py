@@ -17,12 +17,16 @@ from orchestrator.spec import ServiceSpec
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The container's place on one network: interface ``eth<index>``, host's end ``veth``."""
+    """The container's place on one network: interface ``eth<index>``, host's end ``veth``.
+
+    :param ready: done when the network's rules are in force; until then nothing may join it.
+    """
 
     network: Network
     address: IPv4Address
     index: int
     veth: str
+    ready: asyncio.Future[None]
 
 
 @dataclass(slots=True, eq=False)

@@ -169,11 +169,14 @@ class NetworkStage:
     async def attach(self, container: Container) -> None:
         """Make the veths into the namespace ``container.netns``.
 
+        :raises OrchError: when a network cannot be made after all, or not be joined.
+
         In a thread, one container after the other: while the kernel makes and destroys namespaces it holds
         the lock that this needs for milliseconds.
         """
         container.attached = True
         for endpoint in container.endpoints:
+            await asyncio.shield(endpoint.ready)
             await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._manager.attach,
                 endpoint.network, endpoint.veth, container.netns, endpoint.index, endpoint.address,

@@ -53,8 +53,12 @@ class NetworkManager:
             self._route = None
         await self._links.close()
 
-    async def create(self, project: str, spec: NetworkSpec) -> Network:
+    async def create(
+        self, project: str, spec: NetworkSpec, opened: Callable[[Network], None] = lambda _: None
+    ) -> Network:
         """Make a network, or take over the one that exists.
+
+        :param opened: called as soon as the network is known; containers may join it only when it is made.
 
         The rules come before the bridge is up, so that at no time a container has more reach than it should.
 
@@ -73,22 +77,20 @@ class NetworkManager:
                 existing = None
             group = interface_group(name)
             mtu = existing.mtu if existing is not None else await self._links.egress_mtu()
+            index = await self._links.make_bridge(name, mtu, group)
+            network = Network(
+                project, spec.name, name, index, address.network, address.ip, spec.internal, group, mtu
+            )
+            opened(network)
             guard = "" if spec.internal else forwarding.guard_script()
-            # Side by side: nft waits for the kernel most of the time. The bridge is down until both are done.
-            index, _ = await asyncio.gather(
-                self._links.make_bridge(name, mtu, group),
-                self._ruleset.apply(
-                    lambda elements: rules.add_bridge(elements, name, address, internal=spec.internal),
-                    script=guard,
-                ),
+            await self._ruleset.apply(
+                lambda elements: rules.add_bridge(elements, name, address, internal=spec.internal),
+                script=guard,
             )
             if guard:
                 forwarding.turn_on()
             mac = ipam.mac_of(address.ip)
             await self._links.bring_up(name, index, address, mac, loopback=not spec.internal)
-            network = Network(
-                project, spec.name, name, index, address.network, address.ip, spec.internal, group, mtu
-            )
             self._networks[name] = network
             return network
 

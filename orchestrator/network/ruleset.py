@@ -143,7 +143,9 @@ async def delete_tables(run: Runner, *tables: str) -> None:
 
     :raises KernelError: when nft refuses.
     """
-    error = await run_script(run, "".join(f"table ip {table} {{}}\ndelete table ip {table}\n" for table in tables))
+    error = await run_script(
+        run, "".join(f"table ip {table} {{}}\ndelete table ip {table}\n" for table in tables)
+    )
     if error:
         raise KernelError(f"cannot remove nftables table ip {', '.join(tables)}", error)
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from orchestrator.kernel.syscalls import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
-    PR_CAPBSET_DROP,
     PR_SET_NO_NEW_PRIVS,
     capset,
+    drop_from_bounding_set,
     prctl,
 )
 from orchestrator.runtime.child import Child, Refused
@@ -93,9 +93,7 @@ def _adopt(child: Child, target: str) -> None:
 
 def _privileges(child: Child, capabilities: int, last: int) -> None:
     """Become the user, with at most ``capabilities`` (a bit mask) now and ever after."""
-    for number in range(last + 1):
-        if not capabilities >> number & 1:
-            prctl(PR_CAPBSET_DROP, number)
+    drop_from_bounding_set(number for number in range(last + 1) if not capabilities >> number & 1)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     uid = child.user[0]
     os.setresuid(uid, uid, uid)

@@ -73,6 +73,7 @@ class Facilities:
 class _LiveNetwork:
     spec: NetworkSpec
     network: Network
+    ready: asyncio.Future[None]
     addresses: dict[str, IPv4Address] = field(default_factory=dict)  # container name -> address
 
 
@@ -134,17 +135,31 @@ class Project:
     # Networks and volumes
 
     @_uninterrupted
-    async def create_network(self, spec: NetworkSpec) -> None:
-        """Make a network, and give every container that will be on it its address."""
-        name = self._facilities.instance.bridge(self.name, spec.name)
-        self._facilities.ledger.own("network", f"{self.name}/{spec.name}", bridge=name)
+    async def create_network(self, spec: NetworkSpec, opened: Callable[[], None]) -> None:
+        """Make a network. ``opened`` is called as soon as containers can be made for it.
+
+        They are then started while its rules are made; only the last step, joining it, waits for them.
+        """
+        key = f"{self.name}/{spec.name}"
+        ready = asyncio.get_running_loop().create_future()
+        ready.add_done_callback(lambda future: future.exception())  # nobody needs to have waited for it
+
+        def open_network(network: Network) -> None:
+            self.networks[spec.name] = _LiveNetwork(spec, network, ready)
+            opened()
+
+        self._facilities.ledger.own(
+            "network", key, bridge=self._facilities.instance.bridge(self.name, spec.name)
+        )
         try:
-            network = await self._facilities.networks.create(self.name, spec)
-        except BaseException:
+            await self._facilities.networks.create(self.name, spec, open_network)
+        except BaseException as error:
+            ready.set_exception(error)
+            self.networks.pop(spec.name, None)
             await self._facilities.networks.discard(self.name, spec.name)
-            self._facilities.ledger.free("network", f"{self.name}/{spec.name}")
+            self._facilities.ledger.free("network", key)
             raise
-        self.networks[spec.name] = _LiveNetwork(spec, network)
+        ready.set_result(None)
 
     @_uninterrupted
     async def remove_network(self, name: str) -> None:
@@ -311,7 +326,7 @@ class Project:
                     attachment.network, live.network.subnet, live.network.gateway, live.addresses, names
                 )
             veth = container.instance.veth(container.id, index)
-            endpoints.append(Endpoint(live.network, live.addresses[container.name], index, veth))
+            endpoints.append(Endpoint(live.network, live.addresses[container.name], index, veth, live.ready))
         container.endpoints = tuple(endpoints)
 
     def _reserve(self, container: Container, ports: tuple[Port, ...]) -> tuple[PublishedPort, ...]:

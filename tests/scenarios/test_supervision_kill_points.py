@@ -95,12 +95,12 @@ def test_killed_at_a_step_of_up(orch: Orch, target: str, step: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("step", range(1, STEPS))
+@pytest.mark.parametrize("step", [1, STEPS - 1])
 def test_killed_at_a_step_of_down(orch: Orch, target: str, step: int) -> None:
     interrupted_down(orch, target, lambda lines: faults.ledger_lines(orch) >= lines + step)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_killed_at_a_random_moment_of_up(orch: Orch, seed: int) -> None:
     chance = random.Random(seed)
     target, delay = chance.choice(TARGETS), chance.uniform(0.0, 0.15)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -55,9 +55,10 @@ class FakeProject:
     def tell_names(self) -> None:
         self.steps.append("tell-names")
 
-    async def create_network(self, spec: NetworkSpec) -> None:
+    async def create_network(self, spec: NetworkSpec, opened: Callable[[], None]) -> None:
         self._step(f"create-network {spec.name}")
         self.networks[spec.name] = spec
+        opened()
 
     async def remove_network(self, name: str) -> None:
         self._step(f"remove-network {name}")

@@ -50,10 +50,9 @@ def kill(*pids: int) -> None:
 def left(orch: Orch, before: leaks.Inventory) -> list[str]:
     """What is left of an instance whose service was killed, once there was time to sweep; [] is clean."""
     things = leaks.left_since(before, SWEEP_SECONDS)
-    things += leaks.files_left(orch.instance.run_dir, _KEPT)
-    things += leaks.files_left(f"{orch.instance.state_dir}/containers")
-    folders = [f"{orch.instance.state_dir}/containers", f"{orch.instance.run_dir}/containers"]
-    things += [f"folder {entry.path}" for one in folders if os.path.isdir(one) for entry in os.scandir(one)]
+    folders = (orch.instance.run_dir, f"{orch.instance.state_dir}/containers")
+    entries = [entry for folder in folders if os.path.isdir(folder) for entry in os.scandir(folder)]
+    things += [entry.path for entry in entries if entry.name not in _KEPT]
     return things
 
 

@@ -75,7 +75,7 @@ def test_state_is_described_for_people() -> None:
     rules = check(interval=5.0, retries=2)
     state = HealthState.begin(0.0)
     texts = [state.describe(rules)]
-    for result, now in ((BAD, 1.0), (BAD, 5.0), (BAD, 10.0), (GOOD, 15.0)):
+    for result, now in ((BAD, 1.0), (BAD, 5.0), (BAD, 10.0), (BAD, 15.0), (GOOD, 20.0)):
         state, _, _ = next_state(rules, state, result, now)
         texts.append(state.describe(rules))
     assert texts == [
@@ -83,6 +83,7 @@ def test_state_is_described_for_people() -> None:
         "last check failed: connection refused",
         "1/2 checks failed: connection refused",
         "2/2 checks failed: connection refused",
+        "3 checks failed: connection refused",
         "healthy",
     ]
 

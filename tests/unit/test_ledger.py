@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,8 +58,8 @@ def test_closing_removes_the_file_exactly_when_nothing_is_owned(tmp_path: Path) 
 
 @given(st.lists(st.tuples(st.booleans(), NAMES), max_size=60))
 def test_any_history_reads_back_as_a_dictionary_would(
-    tmp_path_factory, history: list[tuple[bool, str]]
-) -> None:  # type: ignore[no-untyped-def]
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[bool, str]]
+) -> None:
     path = str(tmp_path_factory.mktemp("l") / "ledger")
     ledger = Ledger(path)
     model: dict[str, int] = {}
