@@ -146,6 +146,7 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
             os.unlink(instance.socket)  # from now on, a command starts another service
         await daemon.shut_down()
         await networks.destroy()
+        await accounting  # it may have yet to make the cgroup that is removed next
         await asyncio.to_thread(cgroups.group(instance.cgroup_parent).remove_if_empty)
 
 
