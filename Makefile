@@ -25,6 +25,7 @@ $(STAMP): pyproject.toml
 	@tools/host-packages venv
 	@[ -x $(BIN)/python ] || "$$(tools/find-python)" -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[dev]'
+	@$(BIN)/python -m compileall -q orchestrator # also where PYTHONDONTWRITEBYTECODE is set
 	@touch $@
 
 .PHONY: quickstart

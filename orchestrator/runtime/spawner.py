@@ -7,6 +7,7 @@ children and becomes the sweeper (``argv`` after ``--``), which removes what the
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from orchestrator.kernel import netlink as _loaded_for_children  # noqa: F401 - they cannot: they have pivoted
-from orchestrator.kernel.operations import perform
+from orchestrator.kernel.operations import Operation, perform
 from orchestrator.kernel.syscalls import (
     CLONE_NEWPID,
     PR_SET_CHILD_SUBREAPER,
@@ -31,6 +32,7 @@ from orchestrator.runtime.child import Child
 from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.protocol import Message, receive, send
 
+_STDIO = ("stdin", "stdout", "stderr")
 _CHILD_SIGNALS = (
     signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
 )  # fmt: skip
@@ -47,6 +49,68 @@ class _Process:
         self.status: socket.socket | None = status
         self.stages: list[Any] = []
         self.failed = False
+
+
+class _Plumbing:
+    """The descriptors of one launch: ours (which the service gets), and the child's.
+
+    :param stdio: what the child has as 0, 1 and 2 unless pipes are made for them.
+    """
+
+    def __init__(self, stdio: list[int]) -> None:
+        self.stdio = stdio
+        self.ready = -1
+        self.cgroup: int | None = None
+        self.give: dict[str, int] = {}
+        self.status: socket.socket | None = None
+        self.child_status: socket.socket | None = None
+        self._childs: list[int] = []
+
+    def open(self, give: list[str], cgroup: str | None, prepare: list[Operation]) -> None:
+        """Prepare for the clone, and make what is needed for it.
+
+        :raises OSError: what was made until then is there to be closed.
+        """
+        perform(prepare)
+        if cgroup is not None:
+            self.cgroup = os.open(cgroup, os.O_RDONLY | os.O_CLOEXEC)
+            self._childs.append(self.cgroup)
+        self.status, self.child_status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for name in give:
+            if name == "netns":
+                continue  # it comes with the child
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            self.give[name], its = (writer, reader) if name in ("stdin", "ready") else (reader, writer)
+            self._childs.append(its)
+            if name == "ready":
+                self.ready = its
+            else:
+                self.stdio[_STDIO.index(name)] = its
+
+    def add_netns(self, pid: int) -> None:
+        """Take the child's network namespace in; a child that is dead already says why by itself."""
+        with contextlib.suppress(OSError):
+            self.give["netns"] = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def take_status(self) -> socket.socket:
+        """Our end of the status socket, now the caller's."""
+        assert self.status is not None
+        status, self.status = self.status, None
+        return status
+
+    def close_ours(self) -> None:
+        """Close our ends."""
+        for fd in self.give.values():
+            os.close(fd)
+        if self.status:
+            self.status.close()
+
+    def close_childs(self) -> None:
+        """Close the child's ends."""
+        for fd in self._childs:
+            os.close(fd)
+        if self.child_status:
+            self.child_status.close()
 
 
 class Spawner:
@@ -112,65 +176,38 @@ class Spawner:
         return True
 
     def _launch(self, id: str, program: dict[str, Any], fds: list[int]) -> None:
-        parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours, theirs = [child_end.fileno()], [parent_end.fileno()]  # to be closed here and in the child
-        give: dict[str, int] = {}
         slots = dict(zip(program["slots"], fds, strict=True))
-        stdio = [slots.get(name, self.null) for name in ("stdin", "stdout", "stderr")]
-        ready = -1
-        index = -1
+        plumbing = _Plumbing([slots.get(name, self.null) for name in _STDIO])
         try:
-            for index, operation in enumerate(program["prepare"]):
-                perform([operation])
-            for name in program["give"]:
-                if name == "netns":
-                    continue
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                if name == "stdin":
-                    stdio[0], give[name] = reader, writer
-                elif name == "ready":
-                    ready, give[name] = reader, writer
-                else:
-                    stdio[("stdout", "stderr").index(name) + 1], give[name] = writer, reader
-                ours.append(reader if name in ("stdin", "ready") else writer)
-                theirs.append(give[name])
-            cgroup = os.open(program["cgroup"], os.O_RDONLY | os.O_CLOEXEC) if program["cgroup"] else None
-            if cgroup is not None:
-                ours.append(cgroup)
-            pid, pidfd = self._clone(program["flags"], cgroup, slots.get(program["join"]))
+            plumbing.open(program["give"], program["cgroup"], program["prepare"])
+            pid, pidfd = self._clone(program["flags"], plumbing.cgroup, slots.get(program["join"]))
         except OSError as error:
-            for fd in (*ours[1:], *theirs[1:]):
-                os.close(fd)
-            parent_end.close()
-            child_end.close()
+            plumbing.close_childs()
+            plumbing.close_ours()
             failure = {"errno": error.errno, "text": error.strerror, "path": error.filename, "status": 125}
-            where = "prepare" if hasattr(error, "operation") else "clone"
+            operation = getattr(error, "operation", None)
+            where = "clone" if operation is None else "prepare"
+            index = program["prepare"].index(operation) if operation in program["prepare"] else -1
             send(self.control, {"id": id, "event": "failed",
                                 "error": {"where": where, "operation": index, **failure}})  # fmt: skip
             send(self.control, {"id": id, "event": "exited", "code": 125, "signal": None})
             return
         if pid == 0:
-            self._become_child(program, child_end, stdio, ready, slots, theirs)
-        try:
-            if "netns" in program["give"]:
-                give["netns"] = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-                theirs.append(give["netns"])
-        except OSError:
-            pass  # the child is dead already; its status says why
-        child_end.close()
-        for fd in ours[1:]:
-            os.close(fd)
-        process = _Process(id, pidfd, parent_end)
-        self.processes[pidfd] = self.statuses[parent_end.fileno()] = process
+            self._become_child(program, plumbing, slots)
+        plumbing.close_childs()
+        if "netns" in program["give"]:
+            plumbing.add_netns(pid)
+        status = plumbing.take_status()
+        process = _Process(id, pidfd, status)
+        self.processes[pidfd] = self.statuses[status.fileno()] = process
         self.poll.register(pidfd, select.EPOLLIN)
-        self.poll.register(parent_end, select.EPOLLIN)
-        names = [name for name in program["give"] if name in give]
+        self.poll.register(status, select.EPOLLIN)
+        names = [name for name in program["give"] if name in plumbing.give]
         try:
             send(self.control, {"id": id, "event": "cloned", "pid": pid, "give": names},
-                 [pidfd, *(give[name] for name in names)])  # fmt: skip
+                 [pidfd, *(plumbing.give[name] for name in names)])  # fmt: skip
         finally:
-            for fd in theirs[1:]:
-                os.close(fd)
+            plumbing.close_ours()
 
     def _clone(self, flags: int, cgroup: int | None, container: int | None) -> tuple[int, int]:
         """clone3; the child is born in the pid namespace of the pidfd ``container`` if there is one."""
@@ -185,24 +222,16 @@ class Spawner:
             if pid != 0:  # the child is where it belongs, and could not come back
                 setns(self.own_pid_namespace, CLONE_NEWPID)
 
-    def _become_child(
-        self,
-        program: dict[str, Any],
-        status: socket.socket,
-        stdio: Sequence[int],
-        ready: int,
-        slots: dict[str, int],
-        close: Sequence[int],
-    ) -> NoReturn:
+    def _become_child(self, program: dict[str, Any], plumbing: _Plumbing, slots: dict[str, int]) -> NoReturn:
         try:
-            for fd in close:
-                os.close(fd)
+            assert plumbing.child_status is not None
+            plumbing.close_ours()
             for number in _CHILD_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
-            for target, source in enumerate(stdio):
+            for target, source in enumerate(plumbing.stdio):
                 os.dup2(source, target)  # dup2'd descriptors survive exec; all others are close-on-exec
-            Child(status, ready, slots).run(program["operations"], OPERATIONS)
+            Child(plumbing.child_status, plumbing.ready, slots).run(program["operations"], OPERATIONS)
         finally:
             os._exit(125)  # never let the parent's code run on in the child
 

@@ -144,7 +144,7 @@ class Supervisor:
                 if self.state is State.PAUSED:
                     await asyncio.to_thread(self.container.cgroup.thaw)
                 if self.state in (State.STARTING, State.RUNNING, State.PAUSED):
-                    self._to(Event.STOP, f"stopping: {reason}", "stopping")
+                    self._to(Event.STOP, "stopping", "stopping")
         for request in (self._stop, self._ending):
             if request and kill:
                 request.kill = True
@@ -404,7 +404,9 @@ class Supervisor:
                     heard = True
             if heard:
                 cut = await self._grace(begin + request.grace - time.monotonic(), request)
-            self._listener(self, "killed", self._why_killed(heard, cut, request))
+            why = self._why_killed(heard, cut, request)
+            request.reason += f" (killed: {why})"
+            self._listener(self, "killed", why)
         await self._kill_all(process)
 
     async def _grace(self, seconds: float, request: _StopRequest) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from support.cli import Orch
 from support.lifecycle import when
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.requires("root", "netns", "pidns", "overlay")
 
@@ -61,8 +62,10 @@ def test_who_waits_says_for_what(orch: Orch) -> None:
     depends_on = {{ db = {{ condition = "healthy", timeout = "2m" }} }}
     """)
     process = orch.popen("up", "-d", manifest)
-    (web,) = orch.wait_state("web", "pending")
-    assert web["reason"] == "waits for d-db-1 to be healthy (is not healthy yet; at most 2m)"
+    orch.wait_state("web", "pending")
+    text = "waits for d-db-1 to be healthy (is not healthy yet; at most 2m)"
+    wait_until("it says so", lambda: orch.container("web")["reason"] == text, interval=0.05)
+    assert orch.container("web")["state"] == "pending"
     orch.run("down", "-p", "d")
     process.communicate(timeout=10)
     assert process.returncode == 1

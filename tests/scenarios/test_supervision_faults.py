@@ -104,6 +104,32 @@ def test_service_and_spawner_killed_together_leave_no_process_and_the_next_servi
     assert "removed what a killed service had left" in orch.service_log
 
 
+#: Changing its user clears a process's parent-death signal (prctl(2), PR_SET_PDEATHSIG).
+SHEDS = """
+name = "victim"
+[services.x]
+command = ["python3", "-c", "import os, signal; os.setuid(65534); print('shed', flush=True); signal.pause()"]
+"""
+
+
+@pytest.mark.parametrize("target", ["spawner", "both"])
+def test_a_program_that_outlives_its_spawner_is_swept(
+    orch: Orch, before: leaks.Inventory, target: str
+) -> None:
+    manifest = orch.manifest(SHEDS)
+    orch.up(manifest)
+    wait_until("it has changed its user", lambda: "shed" in orch.logs("-p", "victim"), interval=0.05)
+    (program,), service = faults.programs(orch), faults.service(orch)
+    faults.kill(*[faults.spawner(orch), service][: 1 if target == "spawner" else 2])
+    faults.wait_dead(service)
+    if target == "both":
+        assert faults.alive(program)
+        works(orch, manifest)
+        wait_until("the service has gone", lambda: faults.find_service(orch) is None)
+    faults.wait_dead(program)
+    assert faults.left(orch, before) == []
+
+
 def test_a_spawner_killed_while_a_container_is_paused_leaves_nothing(
     orch: Orch, before: leaks.Inventory, victim: str
 ) -> None:

@@ -60,24 +60,27 @@ while True: signal.pause()
 
 
 IGNORES = shell('trap "" TERM; echo ready; while :; do sleep 0.05; done')
+REFUSES = shell('trap "echo no" TERM; echo ready; while :; do sleep 0.05; done')
 
 
-def test_what_ignores_its_stop_signal_is_killed_after_its_grace(orch: Orch) -> None:
-    run(orch, IGNORES, 'stop_grace_period = "400ms"')
+def ready(orch: Orch, command: str, more: str) -> None:
+    """Run it, and wait until its handlers are there."""
+    run(orch, command, more)
     wait_until("it is ready", lambda: "ready" in orch.logs("-p", "s"), interval=0.05)
-    assert stop(orch) >= 0.4
-    assert orch.container("x")["exit_code"] == 137
-    # An ignored signal is not a handled one, and pid 1 is not even sent it.
-    assert messages(orch, "killed") == [
-        "its pid 1 has no handler for SIGTERM (init = true gives it one)"
-    ] or (messages(orch, "killed") == ["did not stop within 400ms"])
 
 
-def test_with_an_init_a_stubborn_program_has_its_grace(orch: Orch) -> None:
-    run(orch, IGNORES, 'stop_grace_period = "300ms"\ninit = true')
-    wait_until("it is ready", lambda: "ready" in orch.logs("-p", "s"), interval=0.05)
+@pytest.mark.parametrize(("command", "init"), [(IGNORES, "true"), (REFUSES, "true"), (REFUSES, "false")])
+def test_what_does_not_stop_is_killed_after_its_grace(orch: Orch, command: str, init: str) -> None:
+    ready(orch, command, f'stop_grace_period = "300ms"\ninit = {init}')
     assert stop(orch) >= 0.3
+    assert orch.container("x")["exit_code"] == 137
     assert messages(orch, "killed") == ["did not stop within 300ms"]
+
+
+def test_a_pid_1_that_ignores_the_signal_is_not_waited_for(orch: Orch) -> None:
+    ready(orch, IGNORES, 'stop_grace_period = "1m"')
+    assert stop(orch) < 10
+    assert messages(orch, "killed") == ["its pid 1 has no handler for SIGTERM (init = true gives it one)"]
 
 
 def test_a_pid_1_without_a_handler_is_not_waited_for(orch: Orch) -> None:
@@ -94,8 +97,7 @@ def test_an_init_forwards_the_signal(orch: Orch) -> None:
 
 
 def test_a_timeout_given_to_stop_replaces_the_grace(orch: Orch) -> None:
-    run(orch, IGNORES, 'stop_grace_period = "10m"\ninit = true')
-    wait_until("it is ready", lambda: "ready" in orch.logs("-p", "s"), interval=0.05)
+    ready(orch, IGNORES, 'stop_grace_period = "10m"\ninit = true')
     stop(orch, "--timeout", "100ms")
     assert messages(orch, "killed") == ["did not stop within 100ms"]
 

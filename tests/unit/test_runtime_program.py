@@ -61,7 +61,9 @@ def test_sysctls_are_written_before_proc_sys_becomes_read_only() -> None:
 
 
 def test_privileges_are_dropped_after_everything_that_needs_them() -> None:
-    spec = ServiceSpec(name="x", command=("true",), ulimits={"nofile": Ulimit(soft=9, hard=9)}, read_only=True)
+    spec = ServiceSpec(
+        name="x", command=("true",), ulimits={"nofile": Ulimit(soft=9, hard=9)}, read_only=True
+    )
     order = names(compiled(spec))
     assert order[-3:] == ["die-with-parent", "stage", "exec"]
     assert order.index("privileges") > max(
@@ -141,5 +143,3 @@ def test_a_program_survives_the_wire_and_ends_in_its_exec(spec: ServiceSpec) -> 
     assert program.operations[-1] == ["exec", list(spec.argv)]
     assert len(program.describe()) == len(program.operations) + len(program.prepare)
     assert all("\n" not in describe(op) for op in program.operations if op[0] != "exec" and op[0] != "user")
-
-
