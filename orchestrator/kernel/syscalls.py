@@ -64,6 +64,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_CLONE3 = 435
@@ -167,6 +168,12 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
     """Open ``path`` with limits on how it may be resolved (openat2(2)); the descriptor is close-on-exec."""
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     return _check(_syscall(_SYS_OPENAT2, directory, os.fsencode(path), how, ctypes.c_size_t(len(how))), path)
+
+
+def default_signal(number: int) -> None:
+    """Let a signal do what it does by default; also 32 and 33, which libc keeps for itself (rt_sigaction(2))."""
+    action = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no mask of 8 bytes
+    _check(_syscall(_RT_SIGACTION[os.uname().machine], number, action, None, ctypes.c_size_t(8)))
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

@@ -24,6 +24,7 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWPID,
     PR_SET_CHILD_SUBREAPER,
     clone3,
+    default_signal,
     prctl,
     set_name,
     setns,
@@ -292,6 +293,9 @@ def main(control_fd: int, sweeper: Sequence[str]) -> None:
     """Serve on the inherited socket ``control_fd``; afterwards exec ``sweeper`` if there is one."""
     set_name("orch-spawner")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, *_CHILD_SIGNALS):
+            default_signal(number)  # whoever started the service may have ignored it, and so would containers
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # the terminal's signals are the service's affair
     os.umask(0o022)

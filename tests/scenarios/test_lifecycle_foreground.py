@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,12 +69,11 @@ def test_progress_and_logs_go_to_different_places(orch: Orch) -> None:
     with open(f"{orch.work}/err", "w+") as err:
         process = orch.popen("up", orch.manifest(PAIR), stderr=err)
         orch.read_until(process, "web here\n")
+        said = Path(f"{orch.work}/err")
+        wait_until("it is said to be up", lambda: "fore is up: 2 containers running" in said.read_text())
         process.send_signal(signal.SIGINT)
         end(process)
-        err.seek(0)
-        text = err.read()
-    assert "fore is up: 2 containers running" in text
-    assert "web here" not in text
+    assert "web here" not in said.read_text()
 
 
 @pytest.mark.parametrize(
