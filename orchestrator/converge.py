@@ -70,7 +70,7 @@ class Execution:
             for operation in self._plan.operations:
                 tasks.start_soon(self._run, operation, name=operation.id)
         try:
-            self._project.tell_names()
+            await self._project.tell_names()
         except OSError as error:
             cause = f"{error.filename}: {error.strerror}"
             self._request.errors.append(

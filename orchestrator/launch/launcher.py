@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerError
@@ -107,9 +107,13 @@ class Launcher:
                 "the run folder must be writable and have room",
             ) from None  # fmt: skip
 
-    def rewrite_hosts(self, container: Container, hosts: str) -> None:
-        """Tell a container new names."""
-        self._rootfs.rewrite_hosts(container, hosts)
+    def rewrite_hosts(self, texts: Iterable[tuple[Container, str]]) -> None:
+        """Tell containers new names. Writes files: call it in a thread.
+
+        :raises OSError: when one cannot be written.
+        """
+        for container, text in texts:
+            self._rootfs.rewrite_hosts(container, text)
 
     async def start(
         self, container: Container, attached: Attached | None = None

@@ -100,8 +100,6 @@ class RootfsStage:
 
     def rewrite_hosts(self, container: Container, hosts: str) -> None:
         """Change the names the container knows, while it runs: the file stays the same file."""
-        if hash(hosts) == container.hosts:
-            return
         container.hosts = hash(hosts)
         with open(container.hosts_file, "r+", encoding="utf-8") as file:
             file.write(hosts)

@@ -15,7 +15,6 @@ class ObservedContainer:
 
     :param spec: what it was started with, as later updates in place have left it.
     :param exit_code: of its last run; None while it runs or if it never ran.
-    :param addresses: network -> address.
     """
 
     id: str
@@ -26,7 +25,6 @@ class ObservedContainer:
     state: State
     health: Health = Health.NONE
     exit_code: int | None = None
-    addresses: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def completed(self) -> bool:

@@ -118,7 +118,6 @@ class Project:
                     state=supervisor.state,
                     health=supervisor.health,
                     exit_code=supervisor.exit_code,
-                    addresses={e.network.name: str(e.address) for e in supervisor.container.endpoints},
                 )
                 for supervisor in self.supervisors.values()
                 if not supervisor.container.one_off
@@ -295,12 +294,15 @@ class Project:
             names = ", ".join(container.name for container in containers)
             raise LaunchError(f"cannot remove all of {names}", "; ".join(map(str, failures)))
 
-    def tell_names(self) -> None:
-        """Write every container's hosts file anew, where the names on its networks have changed."""
-        for supervisor in self.supervisors.values():
-            self._facilities.launcher.rewrite_hosts(
-                supervisor.container, self._hosts_of(supervisor.container)
-            )
+    async def tell_names(self) -> None:
+        """Write the hosts files of containers anew whose neighbours' names have changed.
+
+        :raises OSError: when one cannot be written.
+        """
+        texts = [(each.container, self._hosts_of(each.container)) for each in self.supervisors.values()]
+        stale = [(container, text) for container, text in texts if hash(text) != container.hosts]
+        if stale:
+            await asyncio.to_thread(self._facilities.launcher.rewrite_hosts, stale)
 
     async def remove_cgroups(self) -> None:
         """Remove the project's own, empty, cgroups."""

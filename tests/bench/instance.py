@@ -35,6 +35,9 @@ class Instance:
 
     def __enter__(self) -> Self:
         folders = self.orch.instance
+        # As /run is on most hosts. The sandbox's mount namespace is the only one to see it.
+        os.makedirs(folders.run_dir, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "run", folders.run_dir], check=True)
         with open(f"{self.base}/service.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -64,6 +67,7 @@ class Instance:
             self._process.kill()
             self._process.wait()
             self.probe.close()
+            subprocess.run(["umount", self.orch.instance.run_dir], check=True)
             shutil.rmtree(self.base, ignore_errors=True)
 
     def service(self, name: str, command: Sequence[str] | str = UNTIL_TERM, more: str = "") -> str:

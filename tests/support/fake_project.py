@@ -52,7 +52,7 @@ class FakeProject:
     def assign_addresses(self, specs: Iterable[ServiceSpec]) -> None:
         self.assigned = [spec.name for spec in specs]
 
-    def tell_names(self) -> None:
+    async def tell_names(self) -> None:
         self.steps.append("tell-names")
 
     async def create_network(self, spec: NetworkSpec, opened: Callable[[], None]) -> None:
