@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerError
 from orchestrator.ids import Instance
+from orchestrator.kernel.fileflags import spread_subfolders
 from orchestrator.kernel.operations import perform
 from orchestrator.launch.container import Container
 from orchestrator.launch.explain import explain
@@ -77,6 +78,8 @@ class Launcher:
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
+        with contextlib.suppress(OSError):  # a matter of speed only
+            spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
 
