@@ -17,8 +17,9 @@ def test_the_flag_is_set_where_the_file_system_knows_it(tmp_path: Path) -> None:
     try:
         spread_subfolders(str(tmp_path))
     except OSError as error:
-        assert error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL)
-        return
+        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
+            raise
+        return  # not an ext4
     fd = os.open(tmp_path, os.O_RDONLY)
     (flags,) = struct.unpack("i", fcntl.ioctl(fd, _GET_FLAGS, bytes(4)))
     os.close(fd)
