@@ -200,7 +200,7 @@ def crowd(instance: Instance, scale: Scale) -> list[Result]:
 
     def one_more_than(count: int) -> list[float]:
         samples = []
-        for _ in range(max(3, scale.starts // 2)):
+        for _ in range(scale.starts):
             began = time.perf_counter()
             stream = instance.client.scale("crowd", {"web": count + 1})
             instance.probe.wait()
