@@ -12,6 +12,11 @@ from typing import Literal
 
 import msgspec
 
+#: Modes of a namespace.
+PRIVATE, HOST = "private", "host"
+#: The network mode with networks of its own.
+BRIDGE = "bridge"
+
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of all specs."""
@@ -113,6 +118,7 @@ class Mount(Spec, frozen=True):
     :param create: make a missing bind source as an empty folder (Compose's short syntax does).
     :param size: bytes, tmpfs only; None is the kernel's default.
     :param mode: permission bits, tmpfs only.
+    :param owner: user and group of the host that own what the container's user makes there; not for tmpfs.
     """
 
     type: Literal["bind", "volume", "tmpfs"]
@@ -122,6 +128,34 @@ class Mount(Spec, frozen=True):
     create: bool = False
     size: int | None = None
     mode: int | None = None
+    owner: tuple[int, int] | None = None
+
+
+class IdMapping(Spec, frozen=True):
+    """``count`` ids of a user namespace from ``inside`` on are the host's from ``outside`` on (user_namespaces(7))."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class UserNamespace(Spec, frozen=True):
+    """Whose ids a container's ids are.
+
+    :param mode: ``auto``: a range of its own; ``maps``: what ``uid`` and ``gid`` say; ``host``: the host's;
+        ``default``: as ``auto`` if all its file systems can be mounted so, else as ``host``.
+    """
+
+    mode: Literal["default", "auto", "maps", "host"] = "default"
+    uid: tuple[IdMapping, ...] = ()
+    gid: tuple[IdMapping, ...] = ()
+
+
+class TimeOffsets(Spec, frozen=True):
+    """A time namespace's clocks: seconds added to the host's (time_namespaces(7))."""
+
+    monotonic: float = 0.0
+    boottime: float = 0.0
 
 
 class IoLimit(Spec, frozen=True):
@@ -181,12 +215,30 @@ class Logging(Spec, frozen=True):
     max_files: int = 3
 
 
+class Sharing(Spec, frozen=True):
+    """Somebody else's namespace: the service ``name`` of the project, or any container by its name or id."""
+
+    kind: Literal["service", "container"]
+    name: str
+
+    @classmethod
+    def parse(cls, mode: str) -> Sharing | None:
+        """What ``service:NAME`` or ``container:ID`` names; None for any other mode."""
+        kind, _, name = mode.partition(":")
+        return cls(kind=kind, name=name) if kind in ("service", "container") and name else None  # type: ignore[arg-type]
+
+
 class ServiceSpec(Spec, frozen=True):
     """One service: everything that its containers are made from.
 
     :param image: ``host`` or ``dir:/absolute/path``.
     :param command: arguments; None means the image's own (``host`` and ``dir:`` images have none).
-    :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
+    :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own, and
+        ``service:NAME`` or ``container:ID`` are on another container's.
+    :param mnt: as ``pid``, ``ipc``, ``uts``, ``cgroup`` and ``time``: ``private``, ``host``, ``service:NAME`` or
+        ``container:ID``.
+    :param cap_add: capabilities by name, without ``CAP_``, or ``ALL``; they win over ``cap_drop``.
+    :param group_add: further groups, names or numbers.
     :param environment: complete, with env_file merged in.
     :param init: run a reaper as pid 1.
     """
@@ -204,7 +256,7 @@ class ServiceSpec(Spec, frozen=True):
     expose: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
-    network_mode: Literal["bridge", "host", "none"] = "bridge"
+    network_mode: str = "bridge"
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
     healthcheck: Healthcheck | None = None
@@ -218,6 +270,30 @@ class ServiceSpec(Spec, frozen=True):
     sysctls: dict[str, str] = {}
     init: bool = False
     logging: Logging = Logging()
+    userns: UserNamespace = UserNamespace()
+    mnt: str = PRIVATE
+    pid: str = PRIVATE
+    ipc: str = PRIVATE
+    uts: str = PRIVATE
+    cgroup: str = PRIVATE
+    time: str = HOST
+    time_offsets: TimeOffsets | None = None
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = True
+    group_add: tuple[str, ...] = ()
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """Each kind of namespace that can be chosen by itself -> ``private``, ``host``, or whose it is."""
+        modes = {kind: getattr(self, kind) for kind in ("mnt", "pid", "ipc", "uts", "cgroup", "time")}
+        return {"net": self.network_mode if self.network_mode != BRIDGE else PRIVATE, **modes}
+
+    @property
+    def shared(self) -> dict[str, Sharing]:
+        """The namespaces that it has from another container."""
+        found = {kind: Sharing.parse(mode) for kind, mode in self.namespaces.items()}
+        return {kind: sharing for kind, sharing in found.items() if sharing}
 
     @property
     def argv(self) -> tuple[str, ...]:

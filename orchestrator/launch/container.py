@@ -10,8 +10,10 @@ from orchestrator.cgroups.group import Cgroup
 from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
 from orchestrator.network.model import Network, PublishedPort
+from orchestrator.runtime.handle import Process
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.rootfs import Layer
+from orchestrator.runtime.userns import IdMaps
 from orchestrator.spec import ServiceSpec
 
 
@@ -44,6 +46,13 @@ class Container:
     ports: tuple[PublishedPort, ...] = ()
     volumes: dict[str, str] = field(default_factory=dict)  # key in the project -> folder
     one_off: str = ""  # name of an ``orch run`` container
+    #: Its user namespace's maps; None: it is in the host's, and why if the manifest says nothing.
+    maps: IdMaps | None = None
+    userns_reason: str = ""
+    #: Kind of namespace -> the container that it shares its own with.
+    neighbours: dict[str, Container] = field(default_factory=dict)
+    #: Its running program; None, or one without a pidfd, when there is none.
+    process: Process | None = None
     #: Descriptor of its network namespace once it has one of its own; kept over restarts.
     netns: int = -1
     #: Whether its veths exist.
@@ -65,6 +74,12 @@ class Container:
     def hostname(self) -> str:
         """What it calls itself; its id when the manifest says nothing, as Docker has it."""
         return self.spec.hostname or self.id
+
+    @property
+    def network_home(self) -> Container:
+        """Whose network it is on: its own, or its neighbour's."""
+        neighbour = self.neighbours.get("net")
+        return neighbour.network_home if neighbour else self
 
     @property
     def directory(self) -> str:

@@ -93,6 +93,12 @@ def _clone_remedy(number: int) -> str:
 def _remedy(name: str, number: int) -> str:
     if name == "open-tree" and number == errno.ENOENT:
         return "make the folder or file on the host, or correct the volume's source"
+    if name == "namespaces" and number == errno.ENOSPC:
+        return "too many namespaces: see /proc/sys/user/max_*_namespaces"
+    if name in ("namespaces", "mount-map") and number == errno.EAGAIN:
+        return "a process is needed for a moment to make them: resources.pids must be at least 2"
+    if name in ("open-tree", "idmap-folders") and number == errno.EINVAL:
+        return 'its file system cannot be mounted with other ids: set userns = "host" for the service'
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.cgroups.group import Cgroup
+from orchestrator.errors import LaunchError
 from orchestrator.kernel.operations import Operation
 from orchestrator.launch.container import Container
 from orchestrator.network.manager import NetworkManager
@@ -109,12 +110,13 @@ class RootfsStage:
         """What the child makes and mounts."""
         targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
         own = {"/etc/hostname": container.hostname + "\n", "/etc/resolv.conf": container.resolv_conf}
-        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts")]
+        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts", idmapped=False)]
         for mount in container.spec.mounts:
             if mount.type == "bind":
-                binds.append(Bind(mount.source, mount.target, mount.read_only))
+                binds.append(Bind(mount.source, mount.target, mount.read_only, owner=mount.owner))
             elif mount.type == "volume":
-                binds.append(Bind(container.volumes[mount.source], mount.target, mount.read_only))
+                source = container.volumes[mount.source]
+                binds.append(Bind(source, mount.target, mount.read_only, owner=mount.owner))
         return RootfsPart(
             root=f"{container.instance.state_dir}/root",
             directory=container.directory,
@@ -155,13 +157,22 @@ class NetworkStage:
         self._thread = ThreadPoolExecutor(1, "network")
 
     def contribute(self, container: Container) -> NetworkPart:
-        """What the child does in the namespace; on a restart it only joins it."""
-        if container.spec.network_mode == "host":
+        """What the child does in the namespace; on a restart, or in a neighbour's, it only joins it.
+
+        :raises LaunchError: when there is no such network.
+        """
+        home = container.network_home
+        if home.spec.network_mode == "host":
             return NetworkPart(new=False)
-        if container.netns >= 0:
+        if home.netns >= 0:
             return NetworkPart(new=False, existing=True)
+        if home is not container:
+            raise LaunchError(
+                f'cannot start "{container.name}"', f'the network of "{home.name}" that it shares is not there',
+                f"start {home.name} first",
+            )  # fmt: skip
         attachments = [(endpoint.network, endpoint.address) for endpoint in container.endpoints]
-        configure = compile_network(container.spec.network_mode, attachments)
+        configure = compile_network("none" if not attachments else "bridge", attachments)
         return NetworkPart(new=True, wait=bool(attachments), configure=configure)
 
     async def attach(self, container: Container) -> None:

@@ -10,9 +10,11 @@ import msgspec
 
 from orchestrator.manifest import dotenv
 from orchestrator.manifest.document import UnreadableError
+from orchestrator.manifest.namespaces import check_namespaces, userns
 from orchestrator.manifest.place import Place
 from orchestrator.manifest.schema import SERVICE
 from orchestrator.spec import (
+    HOST,
     Attachment,
     Dependency,
     ExecCheck,
@@ -24,7 +26,9 @@ from orchestrator.spec import (
     Resources,
     RestartPolicy,
     ServiceSpec,
+    Sharing,
     TcpCheck,
+    TimeOffsets,
 )
 from orchestrator.units import format_size, parse_size
 
@@ -33,7 +37,8 @@ DEFAULT_NETWORK = "default"
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
-    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init",
+    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "mnt", "pid", "ipc", "uts",
+    "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add",
 )  # fmt: skip
 
 
@@ -107,8 +112,18 @@ class Draft:
 
     @property
     def dependencies(self) -> tuple[tuple[Place, Dependency], ...]:
-        """Its dependencies, with their places."""
-        return tuple(self.values.get("depends_on", ()))
+        """Its dependencies, with their places; whose namespace it shares, it depends on."""
+        written = tuple(self.values.get("depends_on", ()))
+        names = {dependency.service for _, dependency in written}
+        shared: dict[str, tuple[Place, Dependency]] = {}
+        for kind in ("network_mode", "mnt", "pid", "ipc", "uts", "cgroup", "time"):
+            mode = self.values.get(kind)
+            sharing = Sharing.parse(mode) if isinstance(mode, str) else None
+            if sharing and sharing.kind == "service" and sharing.name not in names:
+                # A namespace ends with whoever made it, so this must start anew as well.
+                dependency = Dependency(service=sharing.name, restart=True)
+                shared.setdefault(sharing.name, (self.at(kind), dependency))
+        return (*written, *shared.values())
 
 
 def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
@@ -131,6 +146,11 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
             for _, dependency in draft.dependencies
             if dependency.required or dependency.service in active
         ),
+        userns=userns(draft),
+        time="private" if isinstance(draft.values.get("time"), dict) else draft.values.get("time", HOST),
+        time_offsets=TimeOffsets(**draft.values["time"])
+        if isinstance(draft.values.get("time"), dict)
+        else None,
         healthcheck=_healthcheck(draft),
         restart=_restart(draft),
         resources=_resources(draft),
@@ -139,6 +159,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
     )
     _check_program(draft, spec)
     _check_network_mode(draft, spec)
+    check_namespaces(draft, spec)
     _check_targets(draft, mounts)
     return spec
 
@@ -306,12 +327,6 @@ def _check_network_mode(draft: Draft, spec: ServiceSpec) -> None:
             draft.problem(
                 (key,), f'cannot be combined with network_mode "{spec.network_mode}" (only with "bridge")'
             )
-    if spec.network_mode == "host":
-        for name in spec.sysctls:
-            if name.startswith("net."):
-                draft.problem(
-                    ("sysctls", name), 'would change the host\'s own network (network_mode is "host")'
-                )
 
 
 def _check_targets(draft: Draft, mounts: tuple[Mount, ...]) -> None:

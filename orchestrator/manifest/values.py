@@ -10,9 +10,10 @@ import re
 import signal
 from typing import Any
 
+from orchestrator import capabilities
 from orchestrator.ids import NAME
 from orchestrator.manifest.place import hint
-from orchestrator.spec import Mount, Port, Ulimit
+from orchestrator.spec import IdMapping, Mount, Port, Ulimit
 from orchestrator.units import format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
@@ -181,6 +182,80 @@ def user(value: str | int) -> str:
         if part.isdecimal():
             integer(part, 0, (1 << 32) - 2)  # (uid_t) -1 means "unchanged" to the kernel: setresuid(2)
     return value
+
+
+def owner(value: str | int) -> tuple[int, int]:
+    """A user and a group of the host, by number or name: ``"1000"``, ``"1000:1000"``, ``"alice:users"``."""
+    import grp  # both late: few manifests need them
+    import pwd
+
+    name, _, group = user(value).partition(":")
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        uid, gid = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if not name.isdecimal():
+            raise ValueError(f'the host has no user "{name}"') from None
+        uid = gid = int(name)
+    if group:
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ValueError(f'the host has no group "{group}"') from None
+    return uid, gid
+
+
+def group(value: str | int) -> str:
+    """A group's name or number."""
+    text = user(value)
+    if ":" in text:
+        raise ValueError(f'"{text}" is not a group (write "name" or "1000")')
+    return text
+
+
+def capability(value: str) -> str:
+    """A capability's name, with or without ``CAP_``, or ``ALL``."""
+    name = value.upper().removeprefix("CAP_")
+    if name != "ALL" and name not in capabilities.NUMBERS:
+        raise ValueError(f'"{value}" is not a capability{hint(name, capabilities.NUMBERS)}')
+    return name
+
+
+_SHARED = re.compile(r"(?:service|container):(.+)")
+
+
+def namespace(value: str, words: tuple[str, ...] = ("private", "host")) -> str:
+    """Whose namespace a container has: one of ``words``, ``service:NAME`` or ``container:NAME``."""
+    if value in words:
+        return value
+    match = _SHARED.fullmatch(value)
+    if not match:
+        raise ValueError(f'"{value}" is not allowed{hint(value, (*words, "service:NAME", "container:NAME"))}')
+    return value if value.startswith("container:") else "service:" + name(match[1])
+
+
+_ID_MAPPING = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
+_IDS = (1 << 32) - 1  # the last number, -1, is no id
+
+
+def id_mapping(value: str) -> IdMapping:
+    """``INSIDE:OUTSIDE:COUNT``, in the order of podman-run(1)'s --uidmap and of /proc/PID/uid_map."""
+    match = _ID_MAPPING.fullmatch(value)
+    if not match:
+        raise ValueError(
+            f'"{value}" is not a range of ids (write "CONTAINER:HOST:COUNT", like "0:100000:65536")'
+        )
+    inside, outside, count = map(int, match.groups())
+    if count == 0 or inside + count > _IDS or outside + count > _IDS:
+        raise ValueError(f'"{value}" is not a range of ids (there are {_IDS}, and it must hold at least one)')
+    return IdMapping(inside=inside, outside=outside, count=count)
+
+
+def clock_offset(value: str | int | float) -> float:
+    """A duration by which a clock is ahead, or behind with a minus sign."""
+    if isinstance(value, str) and value.startswith("-"):
+        return -duration(value[1:])
+    return duration(value) if isinstance(value, str) or value >= 0 else -duration(-value)
 
 
 def profile(value: str) -> str:
@@ -401,6 +476,8 @@ def volume_table(values: dict[str, Any]) -> Mount:
     for key, owner in (("create", "bind"), ("size", "tmpfs"), ("mode", "tmpfs")):
         if key in values and kind != owner:
             raise ValueError(f'"{key}" has no meaning for a {kind} (only for a {owner})')
+    if "owner" in values and kind == "tmpfs":
+        raise ValueError('"owner" has no meaning for a tmpfs, which is nowhere on the host')
     return Mount(**values)
 
 

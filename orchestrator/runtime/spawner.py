@@ -262,8 +262,8 @@ class Spawner:
     def _relay(self, process: _Process, message: Message, fds: list[int]) -> None:
         if "stages" in message:
             process.stages = message["stages"]
-        elif "pty" in message:
-            send(self.control, {"id": process.id, "event": "pty"}, fds)
+        elif "pty" in message or "netns" in message:
+            send(self.control, {"id": process.id, "event": next(iter(message))}, fds)
         else:
             process.failed = True
             error = {"where": "child", **message["error"]}

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import capabilities
 from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
-from orchestrator.runtime import capabilities, rootfs
+from orchestrator.runtime import rootfs
 from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.program import (
     _DESCRIBE,
@@ -56,7 +57,7 @@ def test_the_cgroup_is_joined_before_the_cgroup_namespace_is_made() -> None:
 
 def test_sysctls_are_written_before_proc_sys_becomes_read_only() -> None:
     program = compiled(ServiceSpec(name="x", command=("true",), sysctls={"net.core.somaxconn": "7"}))
-    written = program.operations.index(["write", "/proc/sys/net/core/somaxconn", "7"])
+    written = program.operations.index(["sysctl", "net.core.somaxconn", "7"])
     assert written < program.operations.index(["read-only", "/proc/sys"])
 
 
@@ -78,7 +79,7 @@ def test_a_restart_joins_the_namespace_that_is_there_and_configures_nothing() ->
     assert not again.flags & CLONE_NEWNET
     assert first.give[-2:] == ["netns", "ready"]
     assert again.slots == ["netns"]
-    assert ["join", "netns", "net"] in again.operations
+    assert ["join", "netns", ["net"]] in again.operations
     assert ["wait"] not in again.operations
 
 
@@ -102,7 +103,7 @@ def test_inner_mounts_come_after_outer_ones() -> None:
 
 def test_exec_has_the_containers_privileges_and_no_more() -> None:
     start = compiled(ServiceSpec(name="x", command=("a",)))
-    run = compile_exec(["a"], {}, CGROUP, 40)
+    run = compile_exec(ServiceSpec(name="x"), ["a"], {}, CGROUP, 40)
     privileges = [op for op in start.operations if op[0] == "privileges"]
     assert [op for op in run.operations if op[0] == "privileges"] == privileges
     assert run.join == "container"

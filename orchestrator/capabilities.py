@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 NUMBERS = {
     name: number
     for number, name in enumerate(
@@ -23,7 +25,20 @@ DEFAULT = (
 )  # fmt: skip
 
 
-def mask(names: tuple[str, ...] = DEFAULT) -> int:
+def granted(add: Collection[str], drop: Collection[str]) -> tuple[str, ...]:
+    """What a container may hold: the default without ``drop``, and then ``add``; ``ALL`` is every one."""
+    kept = () if "ALL" in drop else tuple(name for name in DEFAULT if name not in drop)
+    if "ALL" in add:
+        return tuple(name for name in NUMBERS if name not in drop or name in add)
+    return tuple(name for name in NUMBERS if name in kept or name in add)
+
+
+def ambient(add: Collection[str], drop: Collection[str]) -> tuple[str, ...]:
+    """What a container's user holds who is not root: what was added by name, or all that ``ALL`` is."""
+    return granted(add, drop) if "ALL" in add else tuple(name for name in NUMBERS if name in add)
+
+
+def mask(names: Collection[str] = DEFAULT) -> int:
     """The set as a bit mask."""
     return sum(1 << NUMBERS[name] for name in names)
 
