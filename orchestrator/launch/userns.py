@@ -82,7 +82,13 @@ class UserNamespaces:
                 flags=CLONE_NEWNS,
                 cgroup=None,
                 prepare=[],
-                operations=[["namespaces", [], maps, "", False], ["private-mounts"], *operations, ["exit"]],
+                operations=[
+                    ["namespaces", [], maps, "", False],
+                    ["private-mounts"],
+                    *operations,
+                    ["tidy"],
+                    ["exit"],
+                ],
                 give=[],
             )
         )
