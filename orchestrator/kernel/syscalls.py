@@ -247,6 +247,14 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _check(_libc.capset(header, data))
 
 
+def permitted_capabilities() -> int:
+    """The calling thread's permitted set, as a bit mask (capget(2), version 3)."""
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(struct.pack("Ii", 0x20080522, 0), data))
+    sets = struct.unpack("6I", data.raw)
+    return int(sets[1] | sets[4] << 32)
+
+
 def statfs_type(fd: int) -> int:
     """The magic number of the file system that ``fd`` is on (fstatfs(2))."""
     buffer = ctypes.create_string_buffer(256)

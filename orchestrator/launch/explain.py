@@ -99,6 +99,8 @@ def _remedy(name: str, number: int) -> str:
         return "a process is needed for a moment to make them: resources.pids must be at least 2"
     if name in ("open-tree", "idmap-folders") and number == errno.EINVAL:
         return 'its file system cannot be mounted with other ids: set userns = "host" for the service'
+    if name == "privileges" and number == errno.EPERM:
+        return "orch itself lacks a capability that cap_add names"
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):

@@ -129,13 +129,14 @@ def _become(
     """From root of the host to the container's user; ``enter`` is the way into its user namespace."""
     held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
     ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
+    named = capabilities.mask(set(spec.cap_add) - {"ALL"})
     return [
         ["environment", environment],
         ["work", working_dir or "/"],
         ["user", user or "0:0", terminal, list(spec.group_add)],
         *enter,
         *(["adopt", target] for target in volumes),
-        ["privileges", held, ambient, last_capability, spec.no_new_privileges],
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["tidy"],
         ["die-with-parent"],
     ]
@@ -326,7 +327,8 @@ def compile_host_command(argv: Sequence[str], environment: dict[str, str]) -> Pr
 
 
 def _names(bits: int) -> str:
-    return ",".join(capabilities.names(bits)) or "none"
+    names = capabilities.names(bits)
+    return "all" if len(names) == len(capabilities.NUMBERS) else ",".join(names) or "none"
 
 
 def _describe_map(text: str) -> str:
@@ -383,7 +385,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "work": lambda path: f"change to working folder {path}",
     "user": lambda user, terminal, groups: f"find user {user}" + (f" and groups {groups}" if groups else ""),
     "adopt": lambda path: f"own {path} if it is a new volume",
-    "privileges": lambda bits, ambient, last, no_new_privileges: (
+    "privileges": lambda bits, ambient, last, no_new_privileges, optional: (
         f"become that user, keep capabilities {_names(bits)}"
         + (f", ambient {_names(ambient)}" if ambient else "")
         + (", no_new_privs" if no_new_privileges else "")
