@@ -124,6 +124,19 @@ class Mount(Spec, frozen=True):
     mode: int | None = None
 
 
+class Device(Spec, frozen=True):
+    """One entry of ``devices``: a device node of the host, or a folder of them.
+
+    :param source: absolute path on the host.
+    :param target: absolute path in the container.
+    :param permissions: ``r``, ``w`` and ``m`` (mknod), in this order.
+    """
+
+    source: str
+    target: str
+    permissions: str = "rwm"
+
+
 class IoLimit(Spec, frozen=True):
     """Limits of one block device, per second. ``device`` is a host path such as ``/dev/vda``."""
 
@@ -188,6 +201,7 @@ class ServiceSpec(Spec, frozen=True):
     :param command: arguments; None means the image's own (``host`` and ``dir:`` images have none).
     :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
     :param environment: complete, with env_file merged in.
+    :param device_cgroup_rules: what may be used besides ``devices``: ``c 1:3 rwm``, each for one type.
     :param init: run a reaper as pid 1.
     """
 
@@ -203,6 +217,8 @@ class ServiceSpec(Spec, frozen=True):
     ports: tuple[Port, ...] = ()
     expose: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
     read_only: bool = False
     network_mode: Literal["bridge", "host", "none"] = "bridge"
     networks: tuple[Attachment, ...] = ()

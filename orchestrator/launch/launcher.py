@@ -130,6 +130,7 @@ class Launcher:
         """
         begin = time.perf_counter()
         what = f'cannot start "{container.name}"'
+        await self._rootfs.find_devices(container)
         network = self._network.contribute(container)
         terminal = attached.terminal if attached else None
         container.program = program = compile_start(
@@ -208,13 +209,14 @@ class Launcher:
         return child
 
     def limit(self, container: Container, spec: ServiceSpec) -> None:
-        """Change the limits of a running container.
+        """Change the limits and the device rules of a running container.
 
         :raises LaunchError: naming the file that refused; the container then keeps its old limits or some new.
         """
+        rules = self._cgroup.device_rules(container, spec)
         try:
             perform(self._cgroup.parents(container.cgroup, spec))
-            perform(container.cgroup.compile_update(container.spec.resources, spec.resources))
+            perform(container.cgroup.compile_update(container.spec.resources, spec.resources, rules=rules))
         except OSError as error:
             raise LaunchError(
                 f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"

@@ -168,6 +168,22 @@ def _devices(child: Child, devices: list[tuple[str, int, int]], links: list[tupl
         os.symlink(target, f"/dev/{name}")
 
 
+def _nodes(child: Child, nodes: list[tuple[str, str, int, int, int, int, int]]) -> None:
+    """Device nodes in memory, each to be mounted where it belongs, whatever ``nodev`` mount that is on. They are
+    made where /proc is about to be mounted.
+    """
+    _mount(child, "tmpfs", "/proc", MS_NOSUID | MS_NOEXEC, "mode=755,size=256k")
+    os.umask(0)
+    for slot, kind, major, minor, mode, uid, gid in nodes:
+        path = f"/proc/{slot}"
+        os.mknod(path, mode | (stat.S_IFBLK if kind == "b" else stat.S_IFCHR), os.makedev(major, minor))
+        if uid or gid:
+            os.chown(path, uid, gid)
+        child.slots[slot] = open_tree(path, OPEN_TREE_CLONE)
+    os.umask(0o022)
+    umount("/proc", MNT_DETACH)
+
+
 def _mask(child: Child, path: str) -> None:
     try:
         info = os.lstat(path)
@@ -209,6 +225,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "attach-tree": _attach_tree,
     "files": _files,
     "devices": _devices,
+    "nodes": _nodes,
     "mask": _mask,
     "read-only": _read_only,
     "read-only-roots": _read_only_roots,
