@@ -98,7 +98,7 @@ def _remedy(name: str, number: int) -> str:
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "device-list" and number == errno.EPERM:
-        return "the cgroup that orch runs in does not allow it either (see its devices.list)"
+        return "the cgroup that orch runs in does not allow it either, as its devices.list shows"
     if name == "device-program" and number == errno.EPERM:
         return "orch needs CAP_BPF and CAP_NET_ADMIN, and no cgroup above may forbid further programs"
     if name == "nodes" and number == errno.EPERM:

@@ -103,6 +103,13 @@ def test_all_controllers_are_enough() -> None:
     assert _status(list(cgroups.judge("hybrid", everything, 1))) == {"cgroups": "ok"}
 
 
+def test_a_host_that_cannot_rule_devices_is_told_so() -> None:
+    everything = frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb", "io"})
+    (_, finding) = cgroups.judge("v2", everything, None)
+    assert (finding.name, finding.status) == ("device rules", "warning")
+    assert "CONFIG_CGROUP_BPF" in finding.remedy
+
+
 def test_no_cgroups_at_all_is_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.kernel.cgroupfs.read", lambda path: "")
     (finding,) = cgroups.check()
