@@ -65,14 +65,34 @@ def mask(target: int, bits: int) -> Instruction:
     return Instruction(0x54, target, immediate=bits)
 
 
+def either(target: int, source: int) -> Instruction:
+    """target |= source, 32 bits."""
+    return Instruction(0x4C, target, source)
+
+
+def shift_left(target: int, count: int) -> Instruction:
+    """target <<= count, 32 bits."""
+    return Instruction(0x64, target, immediate=count)
+
+
 def shift_right(target: int, count: int) -> Instruction:
     """target >>= count, 32 bits."""
     return Instruction(0x74, target, immediate=count)
 
 
+def skip(count: int) -> Instruction:
+    """Skip ``count`` instructions."""
+    return Instruction(0x05, offset=count)
+
+
+def skip_if_equal(register: int, value: int, count: int) -> Instruction:
+    """Skip ``count`` instructions if the lower 32 bits of the register are this value."""
+    return Instruction(0x16, register, offset=count, immediate=value - (value >> 31 << 32))
+
+
 def skip_unless_equal(register: int, value: int, count: int) -> Instruction:
-    """Skip ``count`` instructions if the register holds something else."""
-    return Instruction(0x55, register, offset=count, immediate=value)
+    """Skip ``count`` instructions if the lower 32 bits of the register are not this value."""
+    return Instruction(0x56, register, offset=count, immediate=value - (value >> 31 << 32))
 
 
 def skip_if_any(register: int, bits: int, count: int) -> Instruction:

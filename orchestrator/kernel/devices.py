@@ -10,17 +10,21 @@ devices.rst; cgroup-v2.rst, "Device controller"; struct bpf_cgroup_dev_ctx in in
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 
 from orchestrator.kernel import bpf
 from orchestrator.kernel.bpf import Instruction
 
-_ACCESS = "rwm"
+_LETTERS = "rwm"
 _EVERYTHING = {"a *:*": "rwm"}  # how devices.list shows that nothing is denied
 # BPF_DEVCG_DEV_... and BPF_DEVCG_ACC_...
 _TYPES = {"b": 1, "c": 2}
 _BITS = {"m": 1, "r": 2, "w": 4}
+_MINOR_BITS = 20  # of the 32 that the kernel's numbers of devices have (linux/kdev_t.h)
+_CONTEXT, _KIND, _ACCESS, _MAJOR, _MINOR, _BOTH = 1, 2, 3, 4, 5, 6  # registers
+_LONGEST = 32767  # instructions: what a jump can skip
 _PROGRAM_NAME = "orch_devices"
 #: Programs that this process has loaded, by their rules: most containers have the same ones.
 _loaded: dict[tuple[str, ...], int] = {}
@@ -37,29 +41,68 @@ def merge(lines: Iterable[str]) -> dict[str, str]:
 
 
 def compile_program(lines: Iterable[str]) -> list[Instruction]:
-    """The program that gives 1 for what a rule allows and 0 for everything else. Pure."""
-    context, kind, access, major, minor = 1, 2, 3, 4, 5  # registers
+    """The program that gives 1 for what a rule allows and 0 for everything else. Pure.
+
+    For each type four searches follow each other: for both numbers, for major, for minor, for any. What is found in
+    one and does not allow everything that is wanted is looked for in the next; within one, only one rule can match.
+    All comparisons that fail lie on one straight path, so that the kernel's check of a program takes time in
+    proportion to its length. (One rule after the other makes it follow each rule's partial match to the end.)
+
+    :raises OSError: E2BIG for more rules than jumps can reach over.
+    """
     program = [
-        bpf.load_word(kind, context, 0),  # access_type: access << 16 | type
-        bpf.move(access, kind),
-        bpf.shift_right(access, 16),
-        bpf.mask(kind, 0xFFFF),
-        bpf.load_word(major, context, 4),
-        bpf.load_word(minor, context, 8),
+        bpf.load_word(_KIND, _CONTEXT, 0),  # access_type: access << 16 | type
+        bpf.move(_ACCESS, _KIND),
+        bpf.shift_right(_ACCESS, 16),
+        bpf.mask(_KIND, 0xFFFF),
+        bpf.load_word(_MAJOR, _CONTEXT, 4),
+        bpf.load_word(_MINOR, _CONTEXT, 8),
+        bpf.move(_BOTH, _MAJOR),
+        bpf.shift_left(_BOTH, _MINOR_BITS),
+        bpf.either(_BOTH, _MINOR),
     ]
+    searches: dict[str, dict[int, dict[int, str]]] = {
+        name: {_BOTH: {}, _MAJOR: {}, _MINOR: {}, _KIND: {}} for name in _TYPES
+    }
     for devices, allowed in merge(lines).items():
         type_name, numbers = devices.split(" ")
-        wanted = [(kind, str(_TYPES[type_name])), *zip((major, minor), numbers.split(":"), strict=True)]
-        checks = [(register, int(number)) for register, number in wanted if number != "*"]
-        denied = sum(bit for letter, bit in _BITS.items() if letter not in allowed)
-        verdict = bpf.give(1)
-        rest = len(verdict) + bool(denied)
-        for left, (register, number) in zip(reversed(range(len(checks))), checks, strict=True):
-            program.append(bpf.skip_unless_equal(register, number, left + rest))
+        major, minor = numbers.split(":")
+        if major == "*":
+            register, number = (_KIND, _TYPES[type_name]) if minor == "*" else (_MINOR, int(minor))
+        else:
+            register, number = (_MAJOR, 0) if minor == "*" else (_BOTH, int(minor))
+            number += int(major) << (_MINOR_BITS if register == _BOTH else 0)
+        searches[type_name][register][number] = allowed
+    for type_name, by_register in searches.items():
+        code = [each for register, rules in by_register.items() for each in _search(register, rules)]
+        if code:
+            program += [bpf.skip_unless_equal(_KIND, _TYPES[type_name], len(code)), *code]
+    program += bpf.give(0)
+    if len(program) > _LONGEST:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    return program
+
+
+def _search(register: int, rules: dict[int, str]) -> list[Instruction]:
+    """End with 1 if the register holds a number whose rule allows all that is wanted; otherwise go on behind."""
+    if not rules:
+        return []
+    verdicts = {
+        allowed: sum(bit for letter, bit in _BITS.items() if letter not in allowed)
+        for allowed in rules.values()
+    }
+    places, end = {}, len(rules) + 1
+    for allowed, denied in verdicts.items():
+        places[allowed], end = end, end + len(bpf.give(1)) + bool(denied)
+    code: list[Instruction] = []
+    for number, allowed in rules.items():
+        code.append(bpf.skip_if_equal(register, number, places[allowed] - len(code) - 1))
+    code.append(bpf.skip(end - len(code) - 1))
+    for denied in verdicts.values():
         if denied:
-            program.append(bpf.skip_if_any(access, denied, len(verdict)))
-        program += verdict
-    return [*program, *bpf.give(0)]
+            code.append(bpf.skip_if_any(_ACCESS, denied, end - len(code) - 1))
+        code += bpf.give(1)
+    return code
 
 
 def set_list(directory: str, lines: Sequence[str]) -> None:
@@ -115,7 +158,7 @@ def _differences(rules: dict[str, str], others: dict[str, str]) -> list[str]:
 
 
 def _ordered(access: Iterable[str]) -> str:
-    return "".join(sorted(access, key=_ACCESS.index))
+    return "".join(sorted(access, key=_LETTERS.index))
 
 
 def _read(path: str) -> str:

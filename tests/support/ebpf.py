@@ -42,8 +42,16 @@ def run(code: bytes, context: bytes) -> int:
                 registers[target] = (registers[target] & _LOW) >> immediate
             case 0x54:
                 registers[target] = registers[target] & immediate & _LOW
-            case 0x55:
-                here += offset if registers[target] != immediate else 0
+            case 0x64:
+                registers[target] = registers[target] << immediate & _LOW
+            case 0x4C:
+                registers[target] = (registers[target] | registers[source]) & _LOW
+            case 0x05:
+                here += offset
+            case 0x16:
+                here += offset if registers[target] & _LOW == immediate & _LOW else 0
+            case 0x56:
+                here += offset if registers[target] & _LOW != immediate & _LOW else 0
             case 0x45:
                 here += offset if registers[target] & immediate else 0
             case 0xB7:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +12,18 @@ from orchestrator.kernel import bpf, devices, operations
 from support.ebpf import BrokenProgramError, program_allows, rules_allow, run
 
 _ACCESS = st.sets(st.sampled_from("rwm"), min_size=1).map(lambda letters: "".join(sorted(letters)))
-_SMALL = st.integers(0, 3)
-_NUMBERS = st.just("*") | (_SMALL | st.sampled_from([4095, 1048575])).map(str)
+_MAJORS = st.integers(0, 3) | st.sampled_from([2048, 4095])
+_MINORS = st.integers(0, 3) | st.just(1048575)
+_ANY = st.just("*")
 _RULES = st.lists(
-    st.builds("{} {}:{} {}".format, st.sampled_from("bc"), _NUMBERS, _NUMBERS, _ACCESS), max_size=12
+    st.builds(
+        "{} {}:{} {}".format, st.sampled_from("bc"), _ANY | _MAJORS.map(str), _ANY | _MINORS.map(str), _ACCESS
+    ),
+    max_size=12,
 )
 
 
-@given(_RULES, st.sampled_from("bc"), _SMALL, _SMALL | st.just(1048575), _ACCESS)
+@given(_RULES, st.sampled_from("bc"), _MAJORS, _MINORS, _ACCESS)
 def test_the_program_judges_as_v1_does(
     rules: list[str], kind: str, major: int, minor: int, access: str
 ) -> None:
@@ -25,7 +31,7 @@ def test_the_program_judges_as_v1_does(
     assert program_allows(rules, kind, major, minor, access) is expected
 
 
-@given(_RULES, st.sampled_from("bc"), _SMALL, _SMALL, _ACCESS)
+@given(_RULES, st.sampled_from("bc"), _MAJORS, _MINORS, _ACCESS)
 def test_merging_changes_no_verdict_and_names_each_device_once(
     rules: list[str], kind: str, major: int, minor: int, access: str
 ) -> None:
@@ -45,10 +51,11 @@ def test_every_instruction_can_be_reached(rules: list[str]) -> None:
             continue
         assert 0 <= here < len(program)
         reached.add(here)
-        if program[here].code in (0x55, 0x45):
-            assert program[here].offset >= 0
-            pending.append(here + 1 + program[here].offset)
-        if program[here].code != 0x95:
+        code, offset = program[here].code, program[here].offset
+        if code in (0x05, 0x16, 0x45, 0x56):
+            assert offset >= 0
+            pending.append(here + 1 + offset)
+        if code not in (0x05, 0x95):
             pending.append(here + 1)
     assert reached == set(range(len(program)))
 
@@ -65,9 +72,16 @@ def test_without_rules_nothing_is_allowed() -> None:
     assert not program_allows([], "c", 1, 3, "r")
 
 
+def test_more_rules_than_jumps_can_reach_over_are_refused() -> None:
+    with pytest.raises(OSError) as error:
+        devices.compile_program(f"c 1:{minor} r" for minor in range(33_000))
+    assert error.value.errno == errno.E2BIG
+
+
 def test_instructions_are_packed_as_the_kernel_has_them() -> None:
     assert bpf.assemble([bpf.load_word(2, 1, 8)]).hex() == "6112080000000000"
-    assert bpf.assemble([bpf.skip_unless_equal(4, 0x12345678, 3)]).hex() == "5504030078563412"
+    assert bpf.assemble([bpf.skip_unless_equal(4, 0x12345678, 3)]).hex() == "5604030078563412"
+    assert bpf.assemble([bpf.skip_if_equal(6, 0xFFF00001, -1)]).hex() == "1606ffff0100f0ff"
     assert bpf.assemble(bpf.give(1)).hex() == "b7000000010000009500000000000000"
 
 

@@ -93,7 +93,7 @@ def _problems(folder: Path, text: str, profiles: tuple[str, ...] = (), **environ
         ('devices = ["/dev/x", "/dev/y:/dev/x"]', 'services.web.devices[1]: "/dev/x" is mounted on already, at'),
         ('volumes = ["data:/d"]\ndevices = ["/dev/y:/d"]', 'services.web.devices[0]: "/d" is mounted on already, at'),
         ('device_cgroup_rules = ["c 1:3"]', 'device_cgroup_rules[0]: "c 1:3" is not a rule for devices'),
-        ('device_cgroup_rules = ["x 1:3 r"]', '"x 1:3 r" is not a rule for devices (write type major:minor permissions'),
+        ('device_cgroup_rules = ["x 1:3 r"]', '"x 1:3 r" is not a rule for devices (write type major:minor'),
         ('device_cgroup_rules = ["c 1:3 rx"]', '"rx" are not permissions of a device'),
         ('device_cgroup_rules = ["c 4096:0 r"]', "4096 is out of range (from 0 to 4095)"),
         ('device_cgroup_rules = ["c 1:1048576 r"]', "1048576 is out of range (from 0 to 1048575)"),
