@@ -66,13 +66,15 @@ def compile_program(lines: Iterable[str]) -> list[Instruction]:
     }
     for devices, allowed in merge(lines).items():
         type_name, numbers = devices.split(" ")
-        major, minor = numbers.split(":")
-        if major == "*":
-            register, number = (_KIND, _TYPES[type_name]) if minor == "*" else (_MINOR, int(minor))
-        else:
-            register, number = (_MAJOR, 0) if minor == "*" else (_BOTH, int(minor))
-            number += int(major) << (_MINOR_BITS if register == _BOTH else 0)
-        searches[type_name][register][number] = allowed
+        match numbers.split(":"):
+            case ["*", "*"]:
+                searches[type_name][_KIND][_TYPES[type_name]] = allowed
+            case ["*", minor]:
+                searches[type_name][_MINOR][int(minor)] = allowed
+            case [major, "*"]:
+                searches[type_name][_MAJOR][int(major)] = allowed
+            case [major, minor]:
+                searches[type_name][_BOTH][int(major) << _MINOR_BITS | int(minor)] = allowed
     for type_name, by_register in searches.items():
         code = [each for register, rules in by_register.items() for each in _search(register, rules)]
         if code:

@@ -38,10 +38,19 @@ KINDS = {
     "v2": ("cgroup-v2",),
     "v2-core": ("cgroup-unified-core",),
 }
-every_kind = pytest.mark.parametrize(
-    "kind", [pytest.param(name, marks=pytest.mark.requires(*needs)) for name, needs in KINDS.items()]
-)
-pytestmark = [pytest.mark.requires("root"), pytest.mark.vm]
+pytestmark = pytest.mark.requires("root")
+
+
+def kinds(*names: str) -> pytest.MarkDecorator:
+    """Run the test once for each kind of host; the second host is the one that is v2 throughout."""
+    params = []
+    for name in names:
+        marks = [pytest.mark.requires(*KINDS[name]), *([pytest.mark.vm] if name == "v2" else [])]
+        params.append(pytest.param(name, marks=marks))
+    return pytest.mark.parametrize("kind", params)
+
+
+every_kind = kinds(*KINDS)
 
 # Performs operations, opens and makes nodes as it is told, one JSON line for each, and answers with the errno.
 PROBE = """
@@ -276,7 +285,7 @@ def test_more_rules_than_anybody_has(world: World, node: str) -> None:
 # -- v1 ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [pytest.param("v1", marks=pytest.mark.requires(*KINDS["v1"]))])
+@kinds("v1")
 def test_a_rule_that_the_cgroup_above_forbids_is_refused_and_named(world: World) -> None:
     above = os.path.dirname(world.directory)
     world.outside.perform([["device-list", above, ["c 1:3 rwm", "c 1:5 r"]]])
@@ -288,9 +297,7 @@ def test_a_rule_that_the_cgroup_above_forbids_is_refused_and_named(world: World)
 
 # -- v2 ------------------------------------------------------------------------------------------------
 
-v2_kinds = pytest.mark.parametrize(
-    "kind", [pytest.param(name, marks=pytest.mark.requires(*KINDS[name])) for name in ("v2", "v2-core")]
-)
+v2_kinds = kinds("v2", "v2-core")
 
 # Attaches a program of somebody else's that allows nothing but a device, then says how many there are.
 FOREIGN = """

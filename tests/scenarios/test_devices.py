@@ -142,4 +142,7 @@ def test_a_device_that_has_gone_meanwhile_fails_the_start_by_name(orch: Orch, no
     done = orch.run("restart", "-p", "dev", "a", check=False)
     assert done.returncode != 0
     assert f'cannot start "dev-a-1": device {node}: ENOENT: No such file or directory' in done.stderr
+    Path(node).touch()
+    done = orch.run("start", "-p", "dev", "a", check=False)
+    assert f'devices: "{node}" is not a device (mount a file or folder with volumes)' in done.stderr
     orch.run("down", "-p", "dev")
