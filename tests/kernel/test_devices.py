@@ -41,16 +41,17 @@ KINDS = {
 pytestmark = pytest.mark.requires("root")
 
 
-def kinds(*names: str) -> pytest.MarkDecorator:
-    """Run the test once for each kind of host; the second host is the one that is v2 throughout."""
+def kinds(*names: str, second_host: bool = False) -> pytest.MarkDecorator:
+    """Run the test once for each kind of host; ``second_host``: also on that, which is v2 throughout."""
     params = []
     for name in names:
-        marks = [pytest.mark.requires(*KINDS[name]), *([pytest.mark.vm] if name == "v2" else [])]
-        params.append(pytest.param(name, marks=marks))
+        also = [pytest.mark.vm] if second_host and name == "v2" else []
+        params.append(pytest.param(name, marks=[pytest.mark.requires(*KINDS[name]), *also]))
     return pytest.mark.parametrize("kind", params)
 
 
 every_kind = kinds(*KINDS)
+every_kind_and_the_second_host = kinds(*KINDS, second_host=True)
 
 # Performs operations, opens and makes nodes as it is told, one JSON line for each, and answers with the errno.
 PROBE = """
@@ -177,7 +178,7 @@ def opened(probe: Probe, path: str) -> dict[str, object]:
     return {access: probe.open(path, access) for access in ("r", "w", "rw")}
 
 
-@every_kind
+@every_kind_and_the_second_host
 def test_without_rules_all_is_allowed(world: World, node: str, tmp_path: Path) -> None:
     """The twin of all that follows: it is the rules that refuse."""
     inside = world.start(None)
@@ -185,7 +186,7 @@ def test_without_rules_all_is_allowed(world: World, node: str, tmp_path: Path) -
     assert inside.mknod(tmp_path) is None
 
 
-@every_kind
+@every_kind_and_the_second_host
 def test_what_no_rule_allows_is_refused(world: World, node: str, tmp_path: Path) -> None:
     inside = world.start(["c 1:3 rwm"])
     assert set(opened(inside, node).values()) == {REFUSED}
@@ -218,7 +219,7 @@ def test_further_processes_that_join_are_bound_as_well(world: World, node: str) 
     assert inside.open(node, "r") == REFUSED
 
 
-@every_kind
+@every_kind_and_the_second_host
 def test_rules_change_under_a_running_process(world: World, node: str) -> None:
     rule = f"c {MAJOR}:{MINOR}"
     inside = world.start(["c 1:3 rwm", f"{rule} r"])
@@ -230,7 +231,7 @@ def test_rules_change_under_a_running_process(world: World, node: str) -> None:
     assert opened(inside, "/dev/null") == {"r": None, "w": REFUSED, "rw": REFUSED}
 
 
-@every_kind
+@every_kind_and_the_second_host
 def test_a_next_start_in_the_same_cgroup_has_its_own_rules(world: World, node: str, tmp_path: Path) -> None:
     allowing = ["c 1:3 rwm", f"c {MAJOR}:{MINOR} rwm"]
     for rules in (["c 1:3 rwm"], ["c 1:3 rwm"], allowing, allowing, ["c 1:3 rwm"]):
