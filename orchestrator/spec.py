@@ -189,6 +189,8 @@ class ServiceSpec(Spec, frozen=True):
     :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
     :param environment: complete, with env_file merged in.
     :param init: run a reaper as pid 1.
+    :param masked_paths: hidden, besides what always is; ``read_only_paths`` likewise cannot be written to.
+    :param unmask: which of the default masked and read-only paths are left as they are: globs, or ``all``.
     """
 
     name: str
@@ -204,6 +206,9 @@ class ServiceSpec(Spec, frozen=True):
     expose: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
+    masked_paths: tuple[str, ...] = ()
+    read_only_paths: tuple[str, ...] = ()
+    unmask: tuple[str, ...] = ()
     network_mode: Literal["bridge", "host", "none"] = "bridge"
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()

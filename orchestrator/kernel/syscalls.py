@@ -33,6 +33,8 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
 MS_RELATIME = 1 << 21
 MNT_DETACH = 2
 OPEN_TREE_CLONE = 1
@@ -42,14 +44,24 @@ MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
+# linux/magic.h
+CGROUP_SUPER_MAGIC = 0x27E0EB
+CGROUP2_SUPER_MAGIC = 0x63677270
+DEVPTS_SUPER_MAGIC = 0x1CD1
+PROC_SUPER_MAGIC = 0x9FA0
+SYSFS_MAGIC = 0x62656572
+
 # linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 # linux/prctl.h
@@ -157,9 +169,9 @@ def move_mount(tree: int, target: int) -> None:
     _check(_syscall(_SYS_MOVE_MOUNT, tree, b"", target, b"", ctypes.c_uint(flags)))
 
 
-def mount_setattr(tree: int, attributes: int, recursive: bool = False) -> None:
-    """Set MOUNT_ATTR_... flags on a mount (mount_setattr(2))."""
-    args = struct.pack("QQQQ", attributes, 0, 0, 0)
+def mount_setattr(tree: int, attributes: int, recursive: bool = False, propagation: int = 0) -> None:
+    """Set MOUNT_ATTR_... flags, and MS_SHARED and the like if given, on a mount (mount_setattr(2))."""
+    args = struct.pack("QQQQ", attributes, 0, propagation, 0)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(_syscall(_SYS_MOUNT_SETATTR, tree, b"", ctypes.c_uint(flags), args, ctypes.c_size_t(len(args))))
 

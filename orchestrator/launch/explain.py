@@ -97,7 +97,10 @@ def _remedy(name: str, number: int) -> str:
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):
         return "the mount's target cannot be made inside another mount; mount it elsewhere"
-    if name in ("files", "mount", "mask", "read-only", "tmpfs") and number in (errno.ELOOP, errno.EXDEV):
+    if name in ("files", "mount", "attach-tree", "tmpfs", "hide", "write-protect") and number in (
+        errno.ELOOP,
+        errno.EXDEV,
+    ):
         return "the image has a symbolic link where this must be mounted, which is refused"
     if name == "write" and number in (errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES):
         return "the kernel does not know or does not accept this setting"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from orchestrator.launch.container import Container
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
-from orchestrator.runtime.rootfs import Bind
+from orchestrator.runtime.rootfs import MASKED_OF_CPUS, Bind, cgroup_mounts
 from orchestrator.spec import ServiceSpec
 
 #: Seconds that killed processes may take to be gone.
@@ -92,6 +93,9 @@ class RootfsStage:
 
     name = "rootfs"
 
+    def __init__(self) -> None:
+        self._masked_cpus = tuple(glob.glob(MASKED_OF_CPUS))
+
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
         """Write its hosts file, the one thing that the service may change while the container runs."""
         container.hosts, container.resolv_conf = hash(hosts), resolv_conf
@@ -109,7 +113,11 @@ class RootfsStage:
         """What the child makes and mounts."""
         targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
         own = {"/etc/hostname": container.hostname + "\n", "/etc/resolv.conf": container.resolv_conf}
-        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts")]
+        binds = (
+            []
+            if "/etc/hosts" in targets
+            else [Bind(container.hosts_file, "/etc/hosts", container.spec.read_only)]
+        )
         for mount in container.spec.mounts:
             if mount.type == "bind":
                 binds.append(Bind(mount.source, mount.target, mount.read_only))
@@ -121,6 +129,8 @@ class RootfsStage:
             layers=container.layers,
             binds=tuple(binds),
             files={target: text for target, text in own.items() if target not in targets},
+            cgroups=cgroup_mounts(container.cgroup.folders),
+            masked_cpus=self._masked_cpus,
         )
 
     async def remove(self, container: Container) -> None:

@@ -420,6 +420,21 @@ _SERVICE_KEYS = [
     ),
     Key("read_only", BOOLEAN, "Whether the root file system may not be written to.", default=False),
     Key(
+        "masked_paths",
+        ListOf(_text("a path", values.hidden_path), "a list of paths"),
+        "Paths that the container does not see, besides those of the kernel that none sees.",
+    ),
+    Key(
+        "read_only_paths",
+        ListOf(_text("a path", values.hidden_path), "a list of paths"),
+        "Paths that the container cannot write to, besides those of the kernel that none can.",
+    ),
+    Key(
+        "unmask",
+        ListOf(_text('"all" or a path', values.unmask), '"all" or a list of paths', or_one=True),
+        "Default masked and read-only paths to leave as they are; * stands for any part of a name.",
+    ),
+    Key(
         "network_mode",
         Choice("bridge", "host", "none"),
         "Networks of its own, the host's network, or no network.",

@@ -33,7 +33,8 @@ DEFAULT_NETWORK = "default"
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
-    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init",
+    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "masked_paths",
+    "read_only_paths", "unmask",
 )  # fmt: skip
 
 

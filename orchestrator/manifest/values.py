@@ -211,6 +211,26 @@ def mount_target(value: str) -> str:
     return path
 
 
+def hidden_path(value: str) -> str:
+    """A path to mask or to make read-only: anything but ``/`` itself."""
+    path = container_path(value)
+    if path == "/":
+        raise ValueError(
+            '"/" is the whole container (for a root that cannot be written to: read_only = true)'
+        )
+    return path
+
+
+def unmask(value: str) -> str:
+    """``all``, or a path of /proc or /sys, in which ``*`` and the like stand for a part of a name (glob(7))."""
+    if value == "all":
+        return value
+    path = container_path(value)
+    if not path.startswith(("/proc/", "/sys/")):
+        raise ValueError(f'"{value}" is not masked by default (allowed: "all", or paths in /proc and /sys)')
+    return path
+
+
 def words(value: str) -> tuple[str, ...]:
     """A command line in one string, split as a POSIX shell would (and run without one)."""
     import shlex

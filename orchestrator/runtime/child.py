@@ -36,6 +36,9 @@ class Child:
         self.slots = slots
         self.environment: dict[str, str] = {}
         self.user = (0, 0)
+        #: The container's root before pivot_root: a descriptor, and its path on the host.
+        self.root = -1
+        self.root_path = ""
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
 

@@ -16,7 +16,7 @@ from orchestrator.kernel.syscalls import (
     prctl,
 )
 from orchestrator.runtime.child import Child, Refused
-from orchestrator.runtime.child_files import open_beneath
+from orchestrator.runtime.child_paths import is_kernels, open_beneath
 
 _MAX_ACCOUNTS_FILE = 1 << 20
 #: Names of setrlimit(2)'s resources, in the order of their numbers (asm-generic/resource.h).
@@ -41,7 +41,9 @@ def _accounts(path: str) -> list[list[str]]:
     except OSError:
         return []
     try:
-        data = os.read(fd, _MAX_ACCOUNTS_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        # Nor a link to /proc/kmsg or the like, where reading takes away what others want to read.
+        plain = stat.S_ISREG(os.fstat(fd).st_mode) and not is_kernels(fd)
+        data = os.read(fd, _MAX_ACCOUNTS_FILE) if plain else b""
     finally:
         os.close(fd)
     return [line.split(":") for line in data.decode("utf-8", "replace").splitlines()]

@@ -42,6 +42,8 @@ class RootfsPart:
     :param root: an empty folder of the host to build on; each child has it to itself, in its mount namespace.
     :param directory: of the writable layers, made with them on the first start.
     :param files: small files of the container's own, by target.
+    :param cgroups: those of its cgroups that it may look at.
+    :param masked_cpus: the files of this host that ``rootfs.MASKED_OF_CPUS`` means.
     """
 
     root: str
@@ -49,6 +51,8 @@ class RootfsPart:
     layers: tuple[rootfs.Layer, ...]
     binds: tuple[rootfs.Bind, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    cgroups: tuple[rootfs.CgroupMount, ...] = ()
+    masked_cpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +145,10 @@ def compile_start(
         ["unshare-cgroup"],
         ["stage", "cgroup"],
         ["hostname", hostname],
-        *rootfs.enter_root(files.root, files.directory, files.layers, files.binds),
-        ["files", files.files],
-        *rootfs.default_mounts(),
-        *rootfs.attach_mounts(files.binds, tmpfs),
+        *rootfs.enter_root(files.root, files.directory, files.layers, files.binds, files.cgroups),
+        ["files", list(files.files.values()), spec.read_only],
+        *rootfs.default_mounts(files.cgroups, rootfs.masked_paths(spec, files.masked_cpus)),
+        *rootfs.attach_mounts(files.binds, tmpfs, files.files),
         ["stage", "rootfs"],
     ]
     if network.existing:
@@ -154,7 +158,7 @@ def compile_start(
     operations += network.configure
     operations.append(["stage", "network"])
     operations += [plain.write("/proc/sys/" + key.replace(".", "/"), value) for key, value in sysctls.items()]
-    operations += rootfs.restrict(files.layers if spec.read_only else ())
+    operations += rootfs.restrict(spec, files.layers)
     operations += [["limit", name, limit.soft, limit.hard] for name, limit in spec.ulimits.items()]
     if terminal:
         operations.append(["terminal", *terminal])
@@ -232,7 +236,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "join": lambda slot, what: f"join {what} namespaces of {slot}",
     "hostname": lambda name: f"set hostname {name}",
     "layers": lambda directory, layers: f"make writable layers in {directory}",
-    "files": lambda files: "make " + " ".join(files),
+    "files": lambda files, read_only: f"make {len(files)} {'read-only ' if read_only else ''}files in memory",
     "overlay": lambda target, lower, upper, work: (
         f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
     ),
@@ -246,8 +250,13 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
     "attach-tree": lambda slot, target: f"mount {slot} on {target}",
     "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
+    "cgroups": lambda names, links: (
+        f"mount {' '.join(name or 'cgroup2' for name in names)} read-only in /sys/fs/cgroup"
+    ),
     "mask": lambda path: f"mask {path}",
+    "hide": lambda path: f"mask {path}",
     "read-only": lambda path: f"make {path} read-only",
+    "write-protect": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
     "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",

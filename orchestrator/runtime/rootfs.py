@@ -1,17 +1,19 @@
 """The operations that give a container its files: an overlay root, pivot_root, /proc, /sys, /dev, mounts.
 
-Pure. Which paths are masked, read-only or present follows the OCI runtime specification (config-linux.md,
-"Default Filesystems", "Default Devices") and Docker's defaults where the specification is silent.
+Pure. Which paths are present follows the OCI runtime specification (config-linux.md, "Default Filesystems",
+"Default Devices"); which are masked or read-only is what Docker (daemon/pkg/oci/defaults.go) and Podman
+(containers-common, pkg/config) have, taken together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from orchestrator.kernel.operations import Operation
 from orchestrator.kernel.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
-from orchestrator.spec import Mount
+from orchestrator.spec import Mount, ServiceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +46,55 @@ DEVICE_LINKS = (
 )  # fmt: skip
 MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware",
-    "/sys/devices/virtual/powercap",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/dev/block",
+    "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/selinux",
 )  # fmt: skip
+#: Masked too, for each processor that has it: how hot it runs tells what others compute (GHSA-6fw5-f8r9-fgfm).
+MASKED_OF_CPUS = "/sys/devices/system/cpu/cpu*/thermal_throttle"
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 _QUIET = MS_NOSUID | MS_NODEV | MS_NOEXEC
+_EVERYTHING = "all"
 
 
-def enter_root(root: str, directory: str, layers: Sequence[Layer], binds: Sequence[Bind]) -> list[Operation]:
+@dataclass(frozen=True, slots=True)
+class CgroupMount:
+    """The container's cgroup ``path`` of one hierarchy, to be seen as ``name`` in /sys/fs/cgroup.
+
+    ``name`` is empty where there is only one hierarchy: it is then /sys/fs/cgroup itself. ``links`` are
+    further names of it.
+    """
+
+    path: str
+    name: str
+    links: tuple[str, ...] = ()
+
+
+def cgroup_mounts(folders: Mapping[str, Sequence[str]]) -> tuple[CgroupMount, ...]:
+    """What a container sees of its cgroups: folders of the host -> v1 controllers, or "unified".
+
+    Names are those that systemd gives: a v1 hierarchy is called after all its controllers, and each of several has a
+    symbolic link of its own.
+    """
+    if list(folders.values()) == [["unified"]]:
+        return (CgroupMount(next(iter(folders)), ""),)
+    return tuple(
+        CgroupMount(path, ",".join(names), tuple(names) if len(names) > 1 else ())
+        for path, names in folders.items()
+    )
+
+
+def enter_root(
+    root: str,
+    directory: str,
+    layers: Sequence[Layer],
+    binds: Sequence[Bind],
+    cgroups: Sequence[CgroupMount] = (),
+) -> list[Operation]:
     """From the host's files to the container's: afterwards nothing of the host can be named any more.
 
-    ``root`` is an empty folder to build on, ``directory`` that of the writable layers; sources of ``binds``
-    are opened here and attached by :func:`attach_mounts`.
+    ``root`` is an empty folder to build on, ``directory`` that of the writable layers; sources of ``binds`` and
+    ``cgroups`` are opened here and attached by :func:`attach_mounts` and :func:`default_mounts`.
     """
     folders = [[layer.lower[0], layer.upper, layer.work] for layer in layers]
     operations: list[Operation] = [["layers", directory, folders], ["private-mounts"]]
@@ -65,27 +103,46 @@ def enter_root(root: str, directory: str, layers: Sequence[Layer], binds: Sequen
         operations.append(["overlay", target, list(layer.lower), layer.upper, layer.work])
     for number, bind in enumerate(binds):
         operations.append(["open-tree", f"bind{number}", bind.source, bind.recursive, bind.read_only])
+    for number, cgroup in enumerate(cgroups):
+        operations.append(["open-tree", f"cgroup{number}", cgroup.path, False, True])
     operations.append(["pivot-root", root])
     return operations
 
 
-def default_mounts() -> list[Operation]:
-    """/proc, /sys and /dev; the masks come later (:func:`restrict`), when /proc/sys has been written to."""
-    return [
+def default_mounts(cgroups: Sequence[CgroupMount] = (), masked: Iterable[str] = MASKED) -> list[Operation]:
+    """/proc, /sys and /dev, and what of them a container does not see.
+
+    Masks come at once, before anything that an image or a volume could have a say in. What is only read-only
+    comes later (:func:`restrict`), when /proc/sys has been written to.
+    """
+    operations: list[Operation] = [
         ["mount", "proc", "/proc", _QUIET, ""],
         ["mount", "sysfs", "/sys", _QUIET | MS_RDONLY, ""],
+    ]
+    if cgroups:
+        links = [[link, cgroup.name] for cgroup in cgroups for link in cgroup.links]
+        operations.append(["cgroups", [cgroup.name for cgroup in cgroups], links])
+    return [
+        *operations,
         ["mount", "tmpfs", "/dev", MS_NOSUID, "mode=755,size=65536k"],
         ["devices", [list(device) for device in DEVICES], [list(link) for link in DEVICE_LINKS]],
         ["mount", "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"],
         ["mount", "tmpfs", "/dev/shm", _QUIET, "mode=1777,size=65536k"],
         ["mount", "mqueue", "/dev/mqueue", _QUIET, ""],
+        *(["mask", path] for path in masked),
     ]
 
 
-def attach_mounts(binds: Sequence[Bind], tmpfs: Sequence[Mount]) -> list[Operation]:
-    """Put binds and tmpfs in place, outer targets before inner ones."""
+def attach_mounts(
+    binds: Sequence[Bind], tmpfs: Sequence[Mount], files: Iterable[str] = ()
+) -> list[Operation]:
+    """Put files, binds and tmpfs in place, outer targets before inner ones.
+
+    :param files: the targets of what ``files`` made, in its order.
+    """
     attach: list[tuple[str, Operation]] = [
-        (bind.target, ["attach-tree", f"bind{number}", bind.target]) for number, bind in enumerate(binds)
+        *((target, ["attach-tree", f"file{number}", target]) for number, target in enumerate(files)),
+        *((bind.target, ["attach-tree", f"bind{number}", bind.target]) for number, bind in enumerate(binds)),
     ]
     for mount in tmpfs:
         options = [f"mode={mount.mode if mount.mode is not None else 0o1777:o}"]
@@ -96,10 +153,33 @@ def attach_mounts(binds: Sequence[Bind], tmpfs: Sequence[Mount]) -> list[Operati
     return [operation for _, operation in sorted(attach, key=lambda pair: pair[0].rstrip("/").count("/"))]
 
 
-def restrict(read_only: Sequence[Layer] = ()) -> list[Operation]:
-    """Take away what a container has no business with, and the writing to ``read_only`` layers."""
-    operations: list[Operation] = [["mask", path] for path in MASKED]
-    operations += [["read-only", path] for path in READ_ONLY]
-    if read_only:
-        operations.append(["read-only-roots", [layer.target for layer in read_only]])
+def masked_paths(spec: ServiceSpec, of_cpus: Iterable[str] = ()) -> list[str]:
+    """The kernel's files that a container does not see; ``of_cpus`` are those of MASKED_OF_CPUS here."""
+    return _not_unmasked((*MASKED, *of_cpus), spec.unmask)
+
+
+def restrict(spec: ServiceSpec, layers: Sequence[Layer] = ()) -> list[Operation]:
+    """Take away what the container has no business with: the last that happens to its files.
+
+    A ``read_only`` root takes /dev with it, whose files are the devices: nothing can be left there either.
+    """
+    operations: list[Operation] = [["read-only", path] for path in _not_unmasked(READ_ONLY, spec.unmask)]
+    operations += [["hide", path] for path in spec.masked_paths]
+    operations += [["write-protect", path] for path in spec.read_only_paths]
+    if spec.read_only:
+        covered = {mount.target for mount in spec.mounts}
+        roots = [target for target in (*(layer.target for layer in layers), "/dev") if target not in covered]
+        operations.append(["read-only-roots", roots])
     return operations
+
+
+def _not_unmasked(paths: Iterable[str], unmask: Sequence[str]) -> list[str]:
+    return [path for path in paths if not any(_matches(path, pattern) for pattern in unmask)]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Whether a pattern as podman's ``--security-opt unmask`` takes it, ``all`` or a glob, means the path."""
+    if pattern == _EVERYTHING:
+        return True
+    parts, patterns = path.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

@@ -1,0 +1,102 @@
+"""What of the kernel's and the project's files a container sees, and what it cannot do about them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.box import bare_image
+from support.cli import Completed, Orch
+
+pytestmark = pytest.mark.requires("root", "netns", "pidns", "overlay", "busybox")
+
+
+def run(orch: Orch, script: str, keys: str = "", *, more: str = "", check: bool = True) -> Completed:
+    """Bring a project up whose only service runs ``script`` once; its output, without prefixes."""
+    manifest = orch.manifest(f"""
+name = "in"
+[services.a]
+kind = "job"
+command = ["/bin/sh", "-c", '''{script.replace("$", "$$")}''']
+{keys}
+{more}
+""")
+    done = orch.run("up", "-q", manifest, check=check)
+    done.stdout = "".join(line.removeprefix("a-1  | ") + "\n" for line in done.stdout.splitlines())
+    return done
+
+
+# cgroups
+
+
+def test_a_container_reads_its_own_limits_where_programs_look_for_them(orch: Orch) -> None:
+    script = """
+    cd /sys/fs/cgroup
+    cat memory/memory.limit_in_bytes memory.max 2>/dev/null
+    find . -type d -name "orch*" -o -name host -type d
+    files=$(find . -name cgroup.procs -o -name notify_on_release)
+    for file in $files; do (echo 0 >$file) 2>/dev/null && echo wrote; done
+    (mkdir x; mkdir memory/x) 2>/dev/null && echo made
+    grep " /sys/fs/cgroup" /proc/self/mountinfo >/tmp/mounts
+    while read a b c root point options rest; do echo $root $options; done </tmp/mounts"""
+    lines = run(orch, script, 'resources = { memory = "64M" }').stdout.splitlines()
+    assert lines[0] == str(64 << 20)
+    assert len(lines) > 1
+    assert set(lines[1:]) == {"/ ro,nosuid,nodev,noexec,relatime"}
+
+
+@pytest.mark.requires("cgroup-v1")
+def test_v1_hierarchies_have_their_names_and_no_others_are_there(orch: Orch) -> None:
+    names = run(
+        orch, "ls /sys/fs/cgroup; mkdir -p /tmp/x; ls /sys/fs/cgroup/memory | grep -c tasks"
+    ).stdout.split()
+    assert "memory" in names
+    assert "systemd" not in names  # the container is not in it: its root would be the host's
+    assert names[-1] == "1"
+
+
+# A hostile image
+
+
+def test_an_image_of_links_touches_nothing_of_the_host(orch: Orch) -> None:
+    """Everything that orch puts into a container has a link to a folder of the host in its place."""
+    victim = Path(orch.work, "victim")
+    (victim / "run/secrets").mkdir(parents=True)
+    for name in ("hosts", "marker", "run/secrets/marker"):
+        (victim / name).write_text("untouched\n")
+    before = snapshot(victim)
+    image = bare_image(Path(orch.work, "image"))
+    (image / "etc").rmdir()
+    (image / "bin/sh").symlink_to("busybox")
+    dots = "../" * 12 + str(victim).lstrip("/")
+    for name, link in {"etc": str(victim), "run": f"{dots}/run", "data": f"{victim}/data", "volume": f"{dots}/volume",
+                       "work": f"/proc/self/root{victim}", "scratch": f"{dots}/marker/x"}.items():  # fmt: skip
+        (image / name).symlink_to(link)
+    keys = f"""
+image = "dir:{image}"
+volumes = ["./source:/data", "kept:/volume"]
+tmpfs = "/scratch"
+"""
+    os.mkdir(f"{orch.work}/source")
+    script = (
+        "for x in data volume etc scratch; do echo x >/$x/new; done; busybox cat /etc/hosts | busybox wc -l"
+    )
+    done = run(orch, script, keys, more="[volumes.kept]", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert snapshot(victim) == before
+    assert os.listdir(f"{orch.work}/source") == ["new"]
+    done = run(orch, "true", f'image = "dir:{image}"\nworking_dir = "/work"', check=False)
+    assert (done.returncode, "ELOOP" in done.stderr) == (1, True)
+    assert snapshot(victim) == before
+
+
+def snapshot(folder: Path) -> dict[str, object]:
+    """All that can be told of a folder's entries."""
+    done = subprocess.run(
+        ["find", folder, "-printf", "%p %m %U %G %T@ %C@ %s\n"], capture_output=True, text=True, check=True
+    )
+    files = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {"entries": sorted(done.stdout.splitlines()), **files}
