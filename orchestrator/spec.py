@@ -124,6 +124,25 @@ class Mount(Spec, frozen=True):
     mode: int | None = None
 
 
+class Grant(Spec, frozen=True):
+    """A secret or config that a service gets: a read-only file in memory.
+
+    :param source: its key in the project.
+    :param uid: the owner, as the container counts; ``gid`` and ``mode`` likewise.
+    :param content: never shown; see :func:`redacted`.
+    """
+
+    source: str
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    content: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Grant(source={self.source!r}, target={self.target!r})"  # it might end up in a log
+
+
 class IoLimit(Spec, frozen=True):
     """Limits of one block device, per second. ``device`` is a host path such as ``/dev/vda``."""
 
@@ -209,6 +228,8 @@ class ServiceSpec(Spec, frozen=True):
     masked_paths: tuple[str, ...] = ()
     read_only_paths: tuple[str, ...] = ()
     unmask: tuple[str, ...] = ()
+    secrets: tuple[Grant, ...] = ()
+    configs: tuple[Grant, ...] = ()
     network_mode: Literal["bridge", "host", "none"] = "bridge"
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
@@ -246,6 +267,20 @@ class VolumeSpec(Spec, frozen=True):
     labels: dict[str, str] = {}
 
 
+class FileSpec(Spec, frozen=True):
+    """One secret or config, and where its content comes from: one of these.
+
+    :param file: absolute path on the client's host.
+    :param environment: variable of the client's environment.
+    :param content: configs only: the content itself.
+    """
+
+    name: str
+    file: str | None = None
+    environment: str | None = None
+    content: str | None = None
+
+
 class ProjectSpec(Spec, frozen=True):
     """A whole manifest. ``source`` is its absolute path, for people to read."""
 
@@ -254,6 +289,17 @@ class ProjectSpec(Spec, frozen=True):
     services: dict[str, ServiceSpec] = {}
     networks: dict[str, NetworkSpec] = {}
     volumes: dict[str, VolumeSpec] = {}
+    secrets: dict[str, FileSpec] = {}
+    configs: dict[str, FileSpec] = {}
+
+
+def redacted(spec: ServiceSpec) -> ServiceSpec:
+    """The spec as it may be shown: without the content of secrets and configs."""
+
+    def without(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+        return tuple(msgspec.structs.replace(grant, content=b"") for grant in grants)
+
+    return msgspec.structs.replace(spec, secrets=without(spec.secrets), configs=without(spec.configs))
 
 
 def digest(spec: Spec) -> str:

@@ -97,7 +97,7 @@ def _remedy(name: str, number: int) -> str:
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):
         return "the mount's target cannot be made inside another mount; mount it elsewhere"
-    if name in ("files", "mount", "attach-tree", "tmpfs", "hide", "write-protect") and number in (
+    if name in ("files", "secrets", "mount", "attach-tree", "tmpfs", "hide", "write-protect") and number in (
         errno.ELOOP,
         errno.EXDEV,
     ):

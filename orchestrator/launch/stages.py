@@ -111,14 +111,12 @@ class RootfsStage:
 
     def contribute(self, container: Container) -> RootfsPart:
         """What the child makes and mounts."""
-        targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
+        spec = container.spec
+        targets = {mount.target.rstrip("/") for mount in spec.mounts}
+        targets |= {grant.target for grant in (*spec.secrets, *spec.configs)}
         own = {"/etc/hostname": container.hostname + "\n", "/etc/resolv.conf": container.resolv_conf}
-        binds = (
-            []
-            if "/etc/hosts" in targets
-            else [Bind(container.hosts_file, "/etc/hosts", container.spec.read_only)]
-        )
-        for mount in container.spec.mounts:
+        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts", spec.read_only)]
+        for mount in spec.mounts:
             if mount.type == "bind":
                 binds.append(Bind(mount.source, mount.target, mount.read_only))
             elif mount.type == "volume":

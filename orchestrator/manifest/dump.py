@@ -10,6 +10,7 @@ import msgspec
 
 from orchestrator.spec import (
     ExecCheck,
+    Grant,
     Healthcheck,
     HttpCheck,
     Mount,
@@ -46,12 +47,16 @@ def to_json(project: ProjectSpec) -> str:
 
 def to_manifest(project: ProjectSpec) -> dict[str, Any]:
     """The tables of a manifest that says the same as the project (without its ``source``)."""
-    return {
+    tables = {
         "name": project.name,
         "services": {name: _service(spec) for name, spec in project.services.items()},
         "networks": {name: _network(spec) for name, spec in project.networks.items()},
         "volumes": {name: _fields(spec, "name") for name, spec in project.volumes.items()},
     }
+    for section, files in (("secrets", project.secrets), ("configs", project.configs)):
+        if files:
+            tables[section] = {name: _fields(spec, "name") for name, spec in files.items()}
+    return tables
 
 
 def _fields(spec: Spec, *without: str) -> dict[str, Any]:
@@ -90,11 +95,16 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "resources",
         "logging",
         "ports",
+        "secrets",
+        "configs",
     )
     if spec.ports:
         table["ports"] = [_fields(port) for port in spec.ports]
     if spec.mounts:
-        table["volumes"] = [_mount(mount) for mount in spec.mounts]
+        table["volumes"] = [_with_mode(mount) for mount in spec.mounts]
+    for section, grants in (("secrets", spec.secrets), ("configs", spec.configs)):
+        if grants:
+            table[section] = [_with_mode(grant, "content") for grant in grants]
     if spec.networks:
         table["networks"] = {joined.network: _fields(joined, "network") for joined in spec.networks}
     if spec.depends_on:
@@ -120,10 +130,10 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
     return table
 
 
-def _mount(mount: Mount) -> dict[str, Any]:
-    table = _fields(mount, "mode")
-    if mount.mode is not None:
-        table["mode"] = f"{mount.mode:04o}"
+def _with_mode(spec: Mount | Grant, *without: str) -> dict[str, Any]:
+    table = _fields(spec, "mode", *without)
+    if spec.mode is not None:
+        table["mode"] = f"{spec.mode:04o}"
     return table
 
 

@@ -144,6 +144,24 @@ MOUNT_TABLE = Then(
 )
 MOUNT = Forms(_text('a string such as "data:/var/lib/data:ro"', values.volume), MOUNT_TABLE)
 
+ID = _integer(0, (1 << 32) - 2)  # (uid_t) -1 means "unchanged" to the kernel: chown(2)
+_GRANT = Forms(
+    Then(_text("a name"), values.granted),
+    Table(
+        "a table",
+        [
+            Key("source", _text("a name"), "The key of the secret or config.", required=True),
+            Key(
+                "target", _text("a path"), "Where the file is; a relative path begins at the default folder."
+            ),
+            Key("uid", ID, "The file's owner, as the container counts.", default=0),
+            Key("gid", ID, "The file's group.", default=0),
+            Key("mode", MODE, "The file's permission bits; nobody can write to it.", default="0444"),
+        ],
+    ),
+)
+GRANTS = ListOf(_GRANT, "a list of names or tables", placed=True)
+
 _CONDITION = Choice(
     *Condition,
     synonyms={
@@ -434,6 +452,8 @@ _SERVICE_KEYS = [
         ListOf(_text('"all" or a path', values.unmask), '"all" or a list of paths', or_one=True),
         "Default masked and read-only paths to leave as they are; * stands for any part of a name.",
     ),
+    Key("secrets", GRANTS, "Secrets that it gets as files in memory, in /run/secrets by default."),
+    Key("configs", GRANTS, "Configs that it gets as files in memory, in / by default."),
     Key(
         "network_mode",
         Choice("bridge", "host", "none"),
@@ -550,6 +570,35 @@ VOLUME = Table(
     },
 )
 
+_FILE = Key("file", _text("a path"), "The file that holds it, relative to the manifest.")
+_VARIABLE = Key(
+    "environment",
+    _text("a name", values.environment_name),
+    "The variable of orch's environment that holds it.",
+)
+_ORIGIN_ELSEWHERE = {
+    "external": "nobody but the manifest keeps them: name a file or a variable",
+    "name": "a service names them by their key",
+    "driver": "they are always files or variables",
+    "template_driver": "variables in content are always replaced",
+}
+SECRET = Then(
+    Table(
+        "a table",
+        [_FILE, _VARIABLE],
+        {**_ORIGIN_ELSEWHERE, "content": "a manifest is no place for a secret: use file or environment"},
+    ),
+    values.origin,
+)
+CONFIG = Then(
+    Table(
+        "a table",
+        [_FILE, _VARIABLE, Key("content", _text("a string"), "The content itself; variables are replaced.")],
+        _ORIGIN_ELSEWHERE,
+    ),
+    values.origin,
+)
+
 MANIFEST = Table(
     "a table",
     [
@@ -557,18 +606,18 @@ MANIFEST = Table(
         Key(
             "include",
             ListOf(_text("a path"), "a path or a list of paths", placed=True, or_one=True),
-            "Further manifests, relative to this one; their services, networks and volumes are added.",
+            "Further manifests, relative to this one; what they define is added.",
         ),
         Key("defaults", DEFAULTS, "What every service of this file has that says nothing else."),
         Key("services", MapOf(SERVICE, "a table of services", values.name, _NAME_PATTERN), "The services."),
         Key("networks", MapOf(NETWORK, "a table of networks", values.name, _NAME_PATTERN), "The networks."),
         Key("volumes", MapOf(VOLUME, "a table of volumes", values.name, _NAME_PATTERN), "The named volumes."),
+        Key("secrets", MapOf(SECRET, "a table of secrets", values.name, _NAME_PATTERN), "The secrets."),
+        Key("configs", MapOf(CONFIG, "a table of configs", values.name, _NAME_PATTERN), "The configs."),
     ],
     elsewhere={
         "version": "manifests need none; remove it",
         "service": 'did you mean "services"?',
-        "configs": "mount a file with volumes",
-        "secrets": "mount a file with volumes",
     },
 )
 

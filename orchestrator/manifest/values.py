@@ -231,6 +231,21 @@ def unmask(value: str) -> str:
     return path
 
 
+def granted(value: str | dict[str, Any]) -> dict[str, Any]:
+    """A secret or config that a service gets; a relative target is completed by who knows which of both it is."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+def origin(values: dict[str, str]) -> dict[str, str]:
+    """Where a secret or config comes from: one place."""
+    if len(values) != 1:
+        found = (
+            f"has {' and '.join(values)} at once" if values else "does not say where its content comes from"
+        )
+        raise ValueError(f"{found} (allowed: one of file, environment, and for configs content)")
+    return values
+
+
 def words(value: str) -> tuple[str, ...]:
     """A command line in one string, split as a POSIX shell would (and run without one)."""
     import shlex

@@ -42,6 +42,14 @@ class Child:
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
 
+    def host_uid(self, uid: int) -> int:
+        """The host's number of a user of the container."""
+        return uid
+
+    def host_gid(self, gid: int) -> int:
+        """The host's number of a group of the container."""
+        return gid
+
     def stage(self, name: str) -> None:
         """A stage of the start has ended: note how long it took."""
         now = time.perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from binascii import a2b_base64
 from collections.abc import Callable
 
 from orchestrator.kernel.syscalls import (
@@ -121,21 +122,39 @@ def _attach_tree(child: Child, slot: str, target: str) -> None:
 
 
 def _files(child: Child, files: list[str], read_only: bool) -> None:
-    """Small files in memory, as slots file0, file1, ..., each to be mounted where it belongs.
-
-    A mount can only be cloned while it is attached somewhere (before Linux 6.15), so they are made where /proc is
-    about to be mounted.
-    """
+    """Small files of the container's own, as slots file0, file1, ..."""
     _mount(child, "tmpfs", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=256k")
     for number, text in enumerate(files):
-        path = f"/proc/{number}"
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        os.write(fd, text.encode())
-        os.close(fd)
-        child.slots[f"file{number}"] = tree = open_tree(path, OPEN_TREE_CLONE)
-        if read_only:
-            mount_setattr(tree, MOUNT_ATTR_RDONLY)
+        _file(child, f"file{number}", text.encode(), (0, 0), 0o644, read_only)
     umount("/proc", MNT_DETACH)
+
+
+def _secrets(child: Child, files: list[tuple[str, int, int, int]]) -> None:
+    """Secrets and configs, as slots secret0, ...: in a ramfs, whose pages are never swapped out (tmpfs.rst)."""
+    _mount(child, "ramfs", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for number, (content, uid, gid, mode) in enumerate(files):
+        owner = child.host_uid(uid), child.host_gid(gid)
+        _file(child, f"secret{number}", a2b_base64(content), owner, mode, True)
+    umount("/proc", MNT_DETACH)
+
+
+def _file(
+    child: Child, slot: str, content: bytes, owner: tuple[int, int], mode: int, read_only: bool
+) -> None:
+    """One file in what is mounted on /proc just now, as a mount of its own.
+
+    Before Linux 6.15 a mount can only be cloned while it is attached somewhere, and /proc is about to be covered.
+    """
+    path = f"/proc/{slot}"
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    while content:
+        content = content[os.write(fd, content) :]
+    os.fchown(fd, *owner)
+    os.fchmod(fd, mode)
+    os.close(fd)
+    child.slots[slot] = tree = open_tree(path, OPEN_TREE_CLONE)
+    if read_only:
+        mount_setattr(tree, MOUNT_ATTR_RDONLY)
 
 
 def _devices(child: Child, devices: list[tuple[str, int, int]], links: list[tuple[str, str]]) -> None:
@@ -162,7 +181,7 @@ def _cgroups(child: Child, names: list[str], links: list[tuple[str, str]]) -> No
             os.mkdir(path, 0o755)
         tree = child.slots.pop(f"cgroup{number}")
         mount_setattr(tree, attributes)
-        fd = ensure(path, True, RESOLVE_NO_SYMLINKS)
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # the kernel's, or just made: no links
         move_mount(tree, fd)
         os.close(fd)
         os.close(tree)
@@ -249,6 +268,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "tmpfs": _tmpfs,
     "attach-tree": _attach_tree,
     "files": _files,
+    "secrets": _secrets,
     "devices": _devices,
     "cgroups": _cgroups,
     "mask": _mask,

@@ -138,7 +138,6 @@ def compile_start(
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
-    tmpfs = [mount for mount in spec.mounts if mount.type == "tmpfs"]
     sysctls = (_base_sysctls(spec) if network.new else {}) | spec.sysctls
     operations: list[Operation] = [
         *cgroup.enter,
@@ -147,8 +146,9 @@ def compile_start(
         ["hostname", hostname],
         *rootfs.enter_root(files.root, files.directory, files.layers, files.binds, files.cgroups),
         ["files", list(files.files.values()), spec.read_only],
+        *rootfs.secrets(spec),
         *rootfs.default_mounts(files.cgroups, rootfs.masked_paths(spec, files.masked_cpus)),
-        *rootfs.attach_mounts(files.binds, tmpfs, files.files),
+        *rootfs.attach_mounts(spec, files.binds, files.files),
         ["stage", "rootfs"],
     ]
     if network.existing:
@@ -237,6 +237,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "hostname": lambda name: f"set hostname {name}",
     "layers": lambda directory, layers: f"make writable layers in {directory}",
     "files": lambda files, read_only: f"make {len(files)} {'read-only ' if read_only else ''}files in memory",
+    "secrets": lambda files: f"make {len(files)} read-only files of secrets and configs in memory",
     "overlay": lambda target, lower, upper, work: (
         f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
     ),

@@ -7,6 +7,7 @@ Pure. Which paths are present follows the OCI runtime specification (config-linu
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -133,24 +134,36 @@ def default_mounts(cgroups: Sequence[CgroupMount] = (), masked: Iterable[str] = 
     ]
 
 
-def attach_mounts(
-    binds: Sequence[Bind], tmpfs: Sequence[Mount], files: Iterable[str] = ()
-) -> list[Operation]:
-    """Put files, binds and tmpfs in place, outer targets before inner ones.
+def secrets(spec: ServiceSpec) -> list[Operation]:
+    """Make the files of secrets and configs; :func:`attach_mounts` puts them where they belong."""
+    grants = (*spec.secrets, *spec.configs)
+    if not grants:
+        return []
+    return [
+        ["secrets", [[b2a_base64(g.content, newline=False).decode(), g.uid, g.gid, g.mode] for g in grants]]
+    ]
+
+
+def attach_mounts(spec: ServiceSpec, binds: Sequence[Bind], files: Iterable[str] = ()) -> list[Operation]:
+    """Put files, binds, secrets and tmpfs in place, outer targets before inner ones.
 
     :param files: the targets of what ``files`` made, in its order.
     """
-    attach: list[tuple[str, Operation]] = [
-        *((target, ["attach-tree", f"file{number}", target]) for number, target in enumerate(files)),
-        *((bind.target, ["attach-tree", f"bind{number}", bind.target]) for number, bind in enumerate(binds)),
+    slots = [
+        *((target, f"file{number}") for number, target in enumerate(files)),
+        *((bind.target, f"bind{number}") for number, bind in enumerate(binds)),
+        *((grant.target, f"secret{number}") for number, grant in enumerate((*spec.secrets, *spec.configs))),
     ]
-    for mount in tmpfs:
-        options = [f"mode={mount.mode if mount.mode is not None else 0o1777:o}"]
-        if mount.size is not None:
-            options.append(f"size={mount.size}")
-        flags = _QUIET | (MS_RDONLY if mount.read_only else 0)
-        attach.append((mount.target, ["tmpfs", mount.target, flags, ",".join(options)]))
+    attach: list[tuple[str, Operation]] = [(target, ["attach-tree", slot, target]) for target, slot in slots]
+    attach += [(mount.target, _tmpfs(mount)) for mount in spec.mounts if mount.type == "tmpfs"]
     return [operation for _, operation in sorted(attach, key=lambda pair: pair[0].rstrip("/").count("/"))]
+
+
+def _tmpfs(mount: Mount) -> Operation:
+    options = [f"mode={mount.mode if mount.mode is not None else 0o1777:o}"]
+    if mount.size is not None:
+        options.append(f"size={mount.size}")
+    return ["tmpfs", mount.target, _QUIET | (MS_RDONLY if mount.read_only else 0), ",".join(options)]
 
 
 def masked_paths(spec: ServiceSpec, of_cpus: Iterable[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.runtime import rootfs
 from orchestrator.runtime.handle import ProgramFailed, SpawnerHandle
-from orchestrator.spec import Mount
+from orchestrator.spec import Grant, Mount
 from support.box import Box, bare_image
 
 pytestmark = pytest.mark.requires("root", "overlay", "netns", "busybox")
@@ -133,6 +133,46 @@ async def test_users_are_not_looked_up_in_the_kernels_files(
     failure = await refused(box, image, user="joe")
     await spawner.close()
     assert 'user "joe" is not in the container' in failure.text
+
+
+async def test_secrets_are_read_only_files_in_memory_with_their_owner(
+    box: Box, image: Path, victim: Path
+) -> None:
+    """Also where the image has links to a folder of the host in the place of /run, and a FIFO in theirs."""
+    (image / "run").symlink_to(victim)
+    os.mkfifo(image / "fifo")
+    secrets = (
+        Grant(source="a", target="/run/secrets/a", uid=7, gid=8, mode=0o440, content=b"\xff\x00x"),
+        Grant(source="b", target="/fifo", content=b"y" * 300_000),
+    )
+    script = """
+    busybox stat -c "%u:%g %a %s" /run/secrets/a /fifo; od -An -tx1 /run/secrets/a
+    (echo >/run/secrets/a) 2>/dev/null || (rm /fifo || chmod 777 /fifo || chown 1 /fifo) 2>/dev/null || echo kept
+    grep ^ramfs /proc/self/mounts
+    """
+    code, output = await box.run(
+        SHELL, "sh", "-c", script.replace("busybox", SHELL), image=f"dir:{image}", secrets=secrets[:1],
+        configs=secrets[1:],
+    )  # fmt: skip
+    assert code == 0
+    lines = output.splitlines()
+    assert lines[:4] == ["7:8 440 3", "0:0 444 300000", " ff 00 78", "kept"]
+    options = "ramfs ro,nosuid,nodev,noexec,relatime 0 0"
+    assert sorted(lines[4:]) == [f"ramfs {path} {options}" for path in ("/fifo", f"{victim}/secrets/a")]
+    # The writable layer, which is on the disk, got no more than the empty files to mount on.
+    upper = box.directory / "1/layers/upper0"
+    found = {path.name: path.stat().st_size for path in upper.rglob("*") if path.is_file()}
+    assert found == {"a": 0, "hostname": 0, "resolv.conf": 0}
+
+
+async def test_a_secret_lies_on_the_tmpfs_around_it(box: Box) -> None:
+    grant = Grant(source="a", target="/run/secrets/a", content=b"x")
+    mounts = (Mount(type="tmpfs", target="/run"),)
+    code, output = await box.run(
+        "sh", "-c", "cat /run/secrets/a; grep -c /run/secrets/a /proc/self/mounts; id -u",
+        secrets=(grant,), mounts=mounts, user="nobody", read_only=True,
+    )  # fmt: skip
+    assert (code, output) == (0, "x1\n65534\n")
 
 
 async def test_masks_of_the_manifest_stay_beneath_the_root(box: Box, image: Path, victim: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -56,6 +58,62 @@ def test_v1_hierarchies_have_their_names_and_no_others_are_there(orch: Orch) -> 
     assert "memory" in names
     assert "systemd" not in names  # the container is not in it: its root would be the host's
     assert names[-1] == "1"
+
+
+# Secrets and configs
+
+
+def test_a_secret_is_in_the_container_and_nowhere_else(orch: Orch) -> None:
+    hidden = "hidden-6f1c9e"
+    Path(orch.work, "pw").write_text(f"{hidden}-file")
+    text = """
+name = "in"
+[services.a]
+command = ["sh", "-c", "cat /run/secrets/pw /etc/app.conf | wc -c; sleep 100"]
+secrets = ["pw"]
+configs = [{ source = "app", target = "/etc/app.conf" }]
+[secrets.pw]
+file = "pw"
+[configs.app]
+environment = "APP"
+"""
+    os.environ["APP"] = f"{hidden}-app"
+    try:
+        manifest = orch.manifest(text, "m.toml")
+        up = orch.up(manifest)
+        shown = [str(up)]
+        first = orch.container("a")["id"]
+        read = orch.run("exec", "-p", "in", "a", "cat", "/run/secrets/pw", "/etc/app.conf").stdout
+        assert read == f"{hidden}-file{hidden}-app"
+        plan = orch.run("plan", manifest)
+        assert "recreate" not in plan.stdout
+        Path(orch.work, "pw").write_text(f"{hidden}-other")
+        plan = orch.run("plan", manifest, check=False)
+        assert "secrets changed" in plan.stdout
+        shown += map(str, (plan, orch.up(manifest)))
+        assert orch.container("a")["id"] != first
+        assert orch.run("exec", "-p", "in", "a", "cat", "/run/secrets/pw").stdout == f"{hidden}-other"
+        orch.run("restart", "-p", "in", "a")
+        assert orch.run("exec", "-p", "in", "a", "cat", "/run/secrets/pw").stdout == f"{hidden}-other"
+        for words in (("inspect", "-p", "in", "a"), ("inspect", "-p", "in", "--format", "text", "a"), ("events",),
+                      ("ps", "-a", "--format", "json"), ("logs", "-p", "in"), ("config", manifest),
+                      ("config", "--format", "json", manifest)):  # fmt: skip
+            shown.append(str(orch.run(*words)))
+        wanted = f"{hidden}|{base64.b64encode(hidden.encode()).decode()[:-4]}"
+        found = subprocess.run(
+            ["grep", "-rlaE", wanted, orch.instance.state_dir, orch.instance.run_dir, f"{orch.base}/service.log"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        del os.environ["APP"]
+    assert found.stdout == ""
+    assert [text for text in shown if re.search(wanted, text)] == []
+
+
+def test_a_secret_that_is_missing_is_refused_with_its_line(orch: Orch) -> None:
+    done = run(orch, "true", 'secrets = ["pw"]', more='[secrets.pw]\nfile = "./nosuch"', check=False)
+    assert done.returncode == 2
+    assert re.search(r'manifest1.toml:\d+: secrets.pw.file: ".*/work/nosuch" cannot be read', done.stderr)
 
 
 # A hostile image

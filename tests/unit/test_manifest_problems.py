@@ -340,7 +340,7 @@ def test_problems_of_other_files_are_theirs(tmp_path: Path) -> None:
     [
         (None, "orch.toml: cannot be read: No such file or directory"),
         (b"a = 1\n\xff", "orch.toml:2: is not UTF-8 text"),
-        (b" " * (MAX_FILE_SIZE + 1), "orch.toml: is too large (at most 4 MiB)"),
+        (b" " * (MAX_FILE_SIZE + 1), "orch.toml: is too large (at most 4M)"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, expected: str) -> None:
