@@ -111,8 +111,15 @@ class Mount(Spec, frozen=True):
     :param source: absolute host path (bind), the volume's key in the project (volume), unused for tmpfs.
     :param target: absolute path in the container.
     :param create: make a missing bind source as an empty folder (Compose's short syntax does).
-    :param size: bytes, tmpfs only; None is the kernel's default.
-    :param mode: permission bits, tmpfs only.
+    :param size: bytes, tmpfs only, as all that follow to ``exec``; None is the kernel's default.
+    :param mode: permission bits.
+    :param nr_inodes: the most files and folders.
+    :param uid: the owner of the top folder, as the container counts; ``gid`` its group.
+    :param exec: whether programs on it may be run.
+    :param propagation: bind only: whether later mounts of the host appear in it, and those of the container outside.
+    :param relabel: whether its SELinux label is made that of all containers (``shared``) or of this one.
+    :param subpath: volume only: the part of it that is mounted.
+    :param nocopy: volume only: a new one does not get what the image has at the target.
     """
 
     type: Literal["bind", "volume", "tmpfs"]
@@ -122,6 +129,14 @@ class Mount(Spec, frozen=True):
     create: bool = False
     size: int | None = None
     mode: int | None = None
+    nr_inodes: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    exec: bool = False
+    propagation: Literal["private", "slave", "shared"] = "private"
+    relabel: Literal["shared", "private"] | None = None
+    subpath: str = ""
+    nocopy: bool = False
 
 
 class Grant(Spec, frozen=True):
@@ -208,6 +223,7 @@ class ServiceSpec(Spec, frozen=True):
     :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
     :param environment: complete, with env_file merged in.
     :param init: run a reaper as pid 1.
+    :param shm_size: bytes that /dev/shm may hold.
     :param masked_paths: hidden, besides what always is; ``read_only_paths`` likewise cannot be written to.
     :param unmask: which of the default masked and read-only paths are left as they are: globs, or ``all``.
     """
@@ -228,6 +244,7 @@ class ServiceSpec(Spec, frozen=True):
     masked_paths: tuple[str, ...] = ()
     read_only_paths: tuple[str, ...] = ()
     unmask: tuple[str, ...] = ()
+    shm_size: int = 64 << 20
     secrets: tuple[Grant, ...] = ()
     configs: tuple[Grant, ...] = ()
     network_mode: Literal["bridge", "host", "none"] = "bridge"

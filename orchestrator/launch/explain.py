@@ -93,6 +93,12 @@ def _clone_remedy(number: int) -> str:
 def _remedy(name: str, number: int) -> str:
     if name == "open-tree" and number == errno.ENOENT:
         return "make the folder or file on the host, or correct the volume's source"
+    if name == "open-tree" and number in (errno.EXDEV, errno.ELOOP):
+        return "a symbolic link in the volume leads out of it, which is refused"
+    if name == "open-tree" and not number:
+        return "share it on the host (mount --make-rshared), or drop propagation"
+    if name == "fill":
+        return "with nocopy = true the volume stays as it is"
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):

@@ -118,9 +118,12 @@ class RootfsStage:
         binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts", spec.read_only)]
         for mount in spec.mounts:
             if mount.type == "bind":
-                binds.append(Bind(mount.source, mount.target, mount.read_only))
+                bind = Bind(mount.source, mount.target, mount.read_only, propagation=mount.propagation)
+                binds.append(bind)
             elif mount.type == "volume":
-                binds.append(Bind(container.volumes[mount.source], mount.target, mount.read_only))
+                fill = not (mount.nocopy or mount.read_only)
+                folder = container.volumes[mount.source]
+                binds.append(Bind(folder, mount.target, mount.read_only, subpath=mount.subpath, fill=fill))
         return RootfsPart(
             root=f"{container.instance.state_dir}/root",
             directory=container.directory,

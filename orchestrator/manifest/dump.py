@@ -26,7 +26,9 @@ _DURATIONS = frozenset(
     ("timeout", "interval", "start_period", "start_interval", "backoff", "backoff_max", "reset_after",
      "stop_grace_period")
 )  # fmt: skip
-_SIZES = frozenset(("memory", "memory_high", "memory_swap", "size", "max_size", "read_bps", "write_bps"))
+_SIZES = frozenset(
+    ("memory", "memory_high", "memory_swap", "size", "shm_size", "max_size", "read_bps", "write_bps")
+)
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r'[\x00-\x1f"\\\x7f]')

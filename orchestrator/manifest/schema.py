@@ -107,7 +107,26 @@ PORT_TABLE = Then(
 )
 PORT = Forms(Value((str, int), 'a port such as "8080:80"', values.port), PORT_TABLE)
 
-_BIND = Table("a table", [Key("create_host_path", BOOLEAN, "Create a missing source as an empty folder.")])
+ID = _integer(0, values.MAX_ID)
+_PROPAGATION = Choice(
+    "private", "slave", "shared", synonyms={"rprivate": "private", "rslave": "slave", "rshared": "shared"}
+)
+_PROPAGATION_KEY = Key(
+    "propagation",
+    _PROPAGATION,
+    "bind: whether later mounts of the host appear in it (slave), and the other way.",
+)
+_SUBPATH_KEY = Key("subpath", _text("a path", values.subpath), "volume: the part of it that is mounted.")
+_NOCOPY_KEY = Key("nocopy", BOOLEAN, "volume: a new one does not get what the image has at the target.")
+_BIND = Table(
+    "a table",
+    [
+        Key("create_host_path", BOOLEAN, "Create a missing source as an empty folder."),
+        _PROPAGATION_KEY,
+        Key("selinux", Choice("z", "Z"), "z: relabel it for all containers; Z: for this one alone."),
+    ],
+)
+_VOLUME = Table("a table", [_SUBPATH_KEY, _NOCOPY_KEY])
 _TMPFS = Table(
     "a table",
     [
@@ -132,11 +151,25 @@ MOUNT_TABLE = Then(
             Key("create", BOOLEAN, "bind: create a missing source as an empty folder.", default=False),
             Key("size", _size(1), "tmpfs: the most that it may hold."),
             Key("mode", MODE, 'tmpfs: permission bits of its top folder, such as "1777".'),
+            Key("nr_inodes", _integer(1), "tmpfs: the most files and folders that it may hold."),
+            Key("uid", ID, "tmpfs: the owner of its top folder, as the container counts.", default=0),
+            Key("gid", ID, "tmpfs: the group of its top folder.", default=0),
+            Key("exec", BOOLEAN, "tmpfs: whether programs on it may be run.", default=False),
+            _PROPAGATION_KEY,
+            Key(
+                "relabel",
+                Choice("shared", "private"),
+                "bind, volume: make its SELinux label that of containers.",
+            ),
+            _SUBPATH_KEY,
+            _NOCOPY_KEY,
+            Key("consistency", Choice("consistent", "cached", "delegated"), "Compose's; it has no effect."),
             Key(
                 "bind",
-                Then(_BIND, lambda found: {"create": found["create_host_path"]} if found else {}),
+                Then(_BIND, values.bind_options),
                 "Compose's place for the options of a bind.",
             ),
+            Key("volume", _VOLUME, "Compose's place for the options of a volume."),
             Key("tmpfs", _TMPFS, "Compose's place for the options of a tmpfs."),
         ],
     ),
@@ -144,7 +177,6 @@ MOUNT_TABLE = Then(
 )
 MOUNT = Forms(_text('a string such as "data:/var/lib/data:ro"', values.volume), MOUNT_TABLE)
 
-ID = _integer(0, (1 << 32) - 2)  # (uid_t) -1 means "unchanged" to the kernel: chown(2)
 _GRANT = Forms(
     Then(_text("a name"), values.granted),
     Table(
@@ -434,8 +466,9 @@ _SERVICE_KEYS = [
     Key(
         "tmpfs",
         ListOf(_text("a string", values.tmpfs), "a path or a list of paths", placed=True, or_one=True),
-        'File systems in memory, such as "/run:size=64M,mode=1777".',
+        'File systems in memory, such as "/run:size=64M,mode=1777,uid=1000".',
     ),
+    Key("shm_size", _size(1), "The most that /dev/shm may hold.", default="64M"),
     Key("read_only", BOOLEAN, "Whether the root file system may not be written to.", default=False),
     Key(
         "masked_paths",

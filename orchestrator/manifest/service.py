@@ -41,7 +41,7 @@ Contents = Callable[[str, str], bytes]
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
     "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "masked_paths",
-    "read_only_paths", "unmask",
+    "read_only_paths", "unmask", "shm_size",
 )  # fmt: skip
 
 
@@ -352,6 +352,8 @@ def _check_network_mode(draft: Draft, spec: ServiceSpec) -> None:
 
 def _check_targets(draft: Draft, spec: ServiceSpec) -> None:
     """Nothing is mounted where something else is."""
+    if "shm_size" in draft.values and any(mount.target == "/dev/shm" for mount in spec.mounts):
+        draft.problem(("shm_size",), "has no meaning beside a mount on /dev/shm (give that one the size)")
     taken: dict[str, Place] = {}
     places = [*(place for place, _ in draft.mounts), *(place for place, _, _ in draft.grants)]
     mounted: tuple[Mount | Grant, ...] = (*spec.mounts, *spec.secrets, *spec.configs)

@@ -75,14 +75,6 @@ def _overlay(child: Child, target: str, lower: list[str], upper: str, work: str)
     _mount_on(fd, "overlay", "overlay", MS_NODEV, options)
 
 
-def _open_tree(child: Child, slot: str, path: str, recursive: bool, read_only: bool) -> None:
-    recurse = AT_RECURSIVE if recursive else 0
-    tree = open_tree(path, OPEN_TREE_CLONE | recurse)
-    attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0)
-    mount_setattr(tree, attributes, recursive)
-    child.slots[slot] = tree
-
-
 def _private_mounts(child: Child) -> None:
     mount("", "/", "", MS_REC | MS_PRIVATE)
 
@@ -109,8 +101,9 @@ def _mount(child: Child, fstype: str, target: str, flags: int, data: str) -> Non
     _mount_on(ensure(target, True, RESOLVE_NO_SYMLINKS), fstype, fstype, flags, data)
 
 
-def _tmpfs(child: Child, target: str, flags: int, data: str) -> None:
-    _mount_on(place(target, True), "tmpfs", "tmpfs", flags, data)
+def _tmpfs(child: Child, target: str, flags: int, data: str, uid: int, gid: int) -> None:
+    owner = f"uid={child.host_uid(uid)},gid={child.host_gid(gid)}"
+    _mount_on(place(target, True), "tmpfs", "tmpfs", flags, f"{data},{owner}")
 
 
 def _attach_tree(child: Child, slot: str, target: str) -> None:
@@ -261,7 +254,6 @@ def _work(child: Child, path: str) -> None:
 OPERATIONS: dict[str, Callable[..., None]] = {
     "layers": _layers,
     "overlay": _overlay,
-    "open-tree": _open_tree,
     "private-mounts": _private_mounts,
     "pivot-root": _pivot_root,
     "mount": _mount,

@@ -20,7 +20,7 @@ from orchestrator.kernel.syscalls import (
     setns,
     unshare,
 )
-from orchestrator.runtime import child_files, child_program, child_user
+from orchestrator.runtime import child_files, child_program, child_user, child_volume
 from orchestrator.runtime.child import Child, Refused
 
 
@@ -72,5 +72,6 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "environment": _environment,
     **child_files.OPERATIONS,
     **child_user.OPERATIONS,
+    **child_volume.OPERATIONS,
     **child_program.OPERATIONS,
 }

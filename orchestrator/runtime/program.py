@@ -147,7 +147,7 @@ def compile_start(
         *rootfs.enter_root(files.root, files.directory, files.layers, files.binds, files.cgroups),
         ["files", list(files.files.values()), spec.read_only],
         *rootfs.secrets(spec),
-        *rootfs.default_mounts(files.cgroups, rootfs.masked_paths(spec, files.masked_cpus)),
+        *rootfs.default_mounts(files.cgroups, rootfs.masked_paths(spec, files.masked_cpus), spec.shm_size),
         *rootfs.attach_mounts(spec, files.binds, files.files),
         ["stage", "rootfs"],
     ]
@@ -241,14 +241,16 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "overlay": lambda target, lower, upper, work: (
         f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
     ),
-    "open-tree": lambda slot, path, recursive, read_only: (
-        f"open {path}{' read-only' if read_only else ''} as {slot}"
+    "open-tree": lambda slot, path, recursive, read_only, propagation="private", subpath="": (
+        f"open {path}{subpath and '/' + subpath}{' read-only' if read_only else ''}"
+        f"{'' if propagation == 'private' else f', {propagation} with the host,'} as {slot}"
     ),
+    "fill": lambda slot, target: f"fill {slot} with the image's {target} if it is a new volume",
     "pivot-root": lambda root: f"pivot_root to {root}",
     "mount": lambda fstype, target, flags, data: (
         f"mount {fstype} on {target}" + (f" ({data})" if data else "")
     ),
-    "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
+    "tmpfs": lambda target, flags, data, uid, gid: f"mount tmpfs on {target} ({data},uid={uid},gid={gid})",
     "attach-tree": lambda slot, target: f"mount {slot} on {target}",
     "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
     "cgroups": lambda names, links: (

@@ -32,12 +32,19 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A file or folder of the host, seen at ``target`` of the container."""
+    """A file or folder of the host, seen at ``target`` of the container.
+
+    :param propagation: as in the spec; ``subpath`` likewise.
+    :param fill: a volume that gets what the image has at the target if it is new.
+    """
 
     source: str
     target: str
     read_only: bool = False
     recursive: bool = True
+    propagation: str = "private"
+    subpath: str = ""
+    fill: bool = False
 
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -98,19 +105,29 @@ def enter_root(
     ``cgroups`` are opened here and attached by :func:`attach_mounts` and :func:`default_mounts`.
     """
     folders = [[layer.lower[0], layer.upper, layer.work] for layer in layers]
-    operations: list[Operation] = [["layers", directory, folders], ["private-mounts"]]
+    opened = [_open(number, bind) for number, bind in enumerate(binds)]
+    operations: list[Operation] = [["layers", directory, folders]]
+    # What shall propagate is taken from the host's mounts before this process's copies of them lose touch.
+    operations += [op for op, bind in zip(opened, binds, strict=True) if bind.propagation != "private"]
+    operations.append(["private-mounts"])
     for layer in layers:
         target = root + layer.target.rstrip("/")
         operations.append(["overlay", target, list(layer.lower), layer.upper, layer.work])
-    for number, bind in enumerate(binds):
-        operations.append(["open-tree", f"bind{number}", bind.source, bind.recursive, bind.read_only])
+    operations += [op for op, bind in zip(opened, binds, strict=True) if bind.propagation == "private"]
     for number, cgroup in enumerate(cgroups):
         operations.append(["open-tree", f"cgroup{number}", cgroup.path, False, True])
     operations.append(["pivot-root", root])
     return operations
 
 
-def default_mounts(cgroups: Sequence[CgroupMount] = (), masked: Iterable[str] = MASKED) -> list[Operation]:
+def _open(number: int, bind: Bind) -> Operation:
+    operation = ["open-tree", f"bind{number}", bind.source, bind.recursive, bind.read_only]
+    return [*operation, bind.propagation, bind.subpath]
+
+
+def default_mounts(
+    cgroups: Sequence[CgroupMount] = (), masked: Iterable[str] = MASKED, shm_size: int = 64 << 20
+) -> list[Operation]:
     """/proc, /sys and /dev, and what of them a container does not see.
 
     Masks come at once, before anything that an image or a volume could have a say in. What is only read-only
@@ -128,7 +145,7 @@ def default_mounts(cgroups: Sequence[CgroupMount] = (), masked: Iterable[str] = 
         ["mount", "tmpfs", "/dev", MS_NOSUID, "mode=755,size=65536k"],
         ["devices", [list(device) for device in DEVICES], [list(link) for link in DEVICE_LINKS]],
         ["mount", "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"],
-        ["mount", "tmpfs", "/dev/shm", _QUIET, "mode=1777,size=65536k"],
+        ["mount", "tmpfs", "/dev/shm", _QUIET, f"mode=1777,size={shm_size}"],
         ["mount", "mqueue", "/dev/mqueue", _QUIET, ""],
         *(["mask", path] for path in masked),
     ]
@@ -154,7 +171,12 @@ def attach_mounts(spec: ServiceSpec, binds: Sequence[Bind], files: Iterable[str]
         *((bind.target, f"bind{number}") for number, bind in enumerate(binds)),
         *((grant.target, f"secret{number}") for number, grant in enumerate((*spec.secrets, *spec.configs))),
     ]
-    attach: list[tuple[str, Operation]] = [(target, ["attach-tree", slot, target]) for target, slot in slots]
+    attach: list[tuple[str, Operation]] = [
+        (bind.target, ["fill", f"bind{number}", bind.target])
+        for number, bind in enumerate(binds)
+        if bind.fill
+    ]
+    attach += [(target, ["attach-tree", slot, target]) for target, slot in slots]
     attach += [(mount.target, _tmpfs(mount)) for mount in spec.mounts if mount.type == "tmpfs"]
     return [operation for _, operation in sorted(attach, key=lambda pair: pair[0].rstrip("/").count("/"))]
 
@@ -163,7 +185,10 @@ def _tmpfs(mount: Mount) -> Operation:
     options = [f"mode={mount.mode if mount.mode is not None else 0o1777:o}"]
     if mount.size is not None:
         options.append(f"size={mount.size}")
-    return ["tmpfs", mount.target, _QUIET | (MS_RDONLY if mount.read_only else 0), ",".join(options)]
+    if mount.nr_inodes is not None:
+        options.append(f"nr_inodes={mount.nr_inodes}")
+    flags = (_QUIET & ~MS_NOEXEC if mount.exec else _QUIET) | (MS_RDONLY if mount.read_only else 0)
+    return ["tmpfs", mount.target, flags, ",".join(options), mount.uid or 0, mount.gid or 0]
 
 
 def masked_paths(spec: ServiceSpec, of_cpus: Iterable[str] = ()) -> list[str]:

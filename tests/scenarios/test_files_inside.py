@@ -116,6 +116,53 @@ def test_a_secret_that_is_missing_is_refused_with_its_line(orch: Orch) -> None:
     assert re.search(r'manifest1.toml:\d+: secrets.pw.file: ".*/work/nosuch" cannot be read', done.stderr)
 
 
+# Volumes
+
+
+def test_a_new_volume_gets_what_the_image_has_and_parts_of_it_are_mounted(orch: Orch) -> None:
+    image = bare_image(Path(orch.work, "image"))
+    (image / "bin/sh").symlink_to("busybox")
+    (image / "data/part").mkdir(parents=True)
+    (image / "data/part/file").write_text("of the image\n")
+    os.chown(image / "data/part/file", 7, 7)
+    manifest = orch.manifest(f"""
+name = "in"
+[defaults]
+image = "dir:{image}"
+[services.a]
+kind = "job"
+command = ["/bin/sh", "-c", "busybox stat -c %u /data/part/file; echo more >>/data/part/file"]
+volumes = ["data:/data"]
+[services.b]
+kind = "job"
+command = ["/bin/sh", "-c", "busybox cat /part/file; busybox ls -A /empty"]
+volumes = [{{ source = "data", target = "/part", subpath = "part" }}, "none:/data:nocopy", "none:/empty:ro"]
+depends_on = {{ a = "completed" }}
+[volumes.data]
+[volumes.none]
+""")
+    done = orch.run("up", "-q", manifest)
+    assert done.stdout.splitlines() == ["a-1  | 7", "b-1  | of the image", "b-1  | more"]
+
+
+def test_a_part_of_a_volume_that_leads_out_of_it_is_refused_with_the_reason(orch: Orch) -> None:
+    more = "[volumes.data]"
+    run(orch, "ln -s /etc /data/part", 'volumes = ["data:/data"]', more=more)
+    keys = 'volumes = [{ source = "data", target = "/data", subpath = "part" }]'
+    done = run(orch, "cat /data/passwd", keys, more=more, check=False)
+    assert done.returncode == 1
+    assert "EXDEV" in done.stderr
+    assert "a symbolic link in the volume leads out of it, which is refused" in done.stderr
+
+
+def test_a_source_that_the_host_does_not_share_cannot_propagate(orch: Orch) -> None:
+    os.mkdir(f"{orch.work}/source")
+    done = run(orch, "true", 'volumes = ["./source:/data:rslave"]', check=False)
+    assert done.returncode == 1
+    assert "which the host does not share" in done.stderr
+    assert "mount --make-rshared" in done.stderr
+
+
 # A hostile image
 
 

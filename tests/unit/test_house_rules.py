@@ -22,6 +22,7 @@ SPAWNER_SIDE = (
     "orchestrator.runtime.child_paths",
     "orchestrator.runtime.child_program",
     "orchestrator.runtime.child_user",
+    "orchestrator.runtime.child_volume",
     "orchestrator.runtime.protocol",
 )
 #: Command modules that are not a client's: they run or examine the service's side in their own process.

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
+from orchestrator.kernel.syscalls import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+)
 from orchestrator.runtime import capabilities, rootfs
 from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.program import (
@@ -172,7 +180,33 @@ def test_inner_mounts_come_after_outer_ones() -> None:
     program = compiled(ServiceSpec(name="x", command=("a",), mounts=mounts))
     tmpfs = [op for op in program.operations if op[0] == "tmpfs"]
     assert [op[1] for op in tmpfs] == ["/a", "/a/b", "/a/b/c"]
-    assert tmpfs[1][3] == "mode=700,size=4096"
+    assert tmpfs[1][3:] == ["mode=700,size=4096", 0, 0]
+
+
+def test_a_tmpfs_runs_no_programs_unless_told() -> None:
+    plain = Mount(type="tmpfs", target="/a")
+    free = Mount(type="tmpfs", target="/b", nr_inodes=9, uid=7, gid=8, exec=True, read_only=True)
+    program = compiled(ServiceSpec(name="x", command=("a",), mounts=(plain, free)))
+    tmpfs = {op[1]: op[2:] for op in program.operations if op[0] == "tmpfs"}
+    quiet = MS_NOSUID | MS_NODEV
+    assert tmpfs["/a"] == [quiet | MS_NOEXEC, "mode=1777", 0, 0]
+    assert tmpfs["/b"] == [quiet | MS_RDONLY, "mode=1777,nr_inodes=9", 7, 8]
+
+
+def test_what_shall_propagate_is_opened_before_all_mounts_become_private() -> None:
+    binds = [
+        rootfs.Bind("/a", "/a"),
+        rootfs.Bind("/b", "/b", propagation="slave"),
+        rootfs.Bind("/c", "/c", subpath="x/y", fill=True),
+    ]
+    operations = rootfs.enter_root("/root", "/dir", (), binds)
+    opened = {op[1]: number for number, op in enumerate(operations) if op[0] == "open-tree"}
+    private = operations.index(["private-mounts"])
+    assert opened["bind1"] < private < opened["bind0"] < opened["bind2"]
+    assert operations[opened["bind2"]] == ["open-tree", "bind2", "/c", True, False, "private", "x/y"]
+    attached = rootfs.attach_mounts(ServiceSpec(name="x"), binds)
+    assert attached.index(["fill", "bind2", "/c"]) < attached.index(["attach-tree", "bind2", "/c"])
+    assert [op[1] for op in attached if op[0] == "fill"] == ["bind2"]
 
 
 def test_exec_has_the_containers_privileges_and_no_more() -> None:
