@@ -92,7 +92,7 @@ async def test_a_volume_covers_neither_the_kernels_files_nor_the_root(
     """Or what orch writes to /proc/sys would go where links in the volume lead (CVE-2025-52881's way)."""
     source = box.directory / "source"
     source.mkdir()
-    (source / "ip_unprivileged_port_start").symlink_to("/proc/sysrq-trigger")
+    (source / "ip_unprivileged_port_start").symlink_to("/marker")
     (image / "data").symlink_to(link)
     failure = await refused(box, image, binds=(rootfs.Bind(str(source), "/data"),))
     assert failure.operation == ["attach-tree", "bind0", "/data"]

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from orchestrator.runtime.handle import ProgramFailed
 from orchestrator.runtime.rootfs import Bind
 from orchestrator.spec import Mount
 from support.box import Box, bare_image, read_all
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.requires("root", "overlay", "netns", "busybox")
 SHELL = "/bin/busybox"
@@ -283,6 +286,24 @@ async def test_many_that_start_at_once_fill_a_volume_once(box: Box, image: Path,
         for _ in range(6)
     ]
     assert set(await asyncio.gather(*runs)) == {(0, "301\n299\n")}
+
+
+async def test_who_comes_while_another_fills_a_volume_waits_and_adds_nothing(
+    box: Box, image: Path, volume: Path
+) -> None:
+    fill_image(image)
+    os.setxattr(volume, "trusted.orch.volume", b"filling")
+    lock = os.open(volume, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waiting = re.compile(rf"-> FLOCK .*:{volume.stat().st_ino} ")
+    run = asyncio.create_task(
+        box.run(SHELL, "ls", "/data", image=f"dir:{image}", binds=(Bind(str(volume), "/data", fill=True),))
+    )
+    locks = Path("/proc/locks")
+    await asyncio.to_thread(wait_until, "it waits", lambda: bool(waiting.search(locks.read_text())))
+    os.setxattr(volume, "trusted.orch.volume", b"filled")
+    os.close(lock)
+    assert await run == (0, "")
 
 
 async def test_a_target_that_the_image_has_as_a_link_fills_from_where_it_leads(
