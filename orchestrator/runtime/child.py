@@ -39,6 +39,8 @@ class Child:
         #: The container's root before pivot_root: a descriptor, and its path on the host.
         self.root = -1
         self.root_path = ""
+        #: What has been mounted at which target: device and inode.
+        self.attached: dict[str, tuple[int, int]] = {}
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
 

@@ -108,8 +108,10 @@ def _tmpfs(child: Child, target: str, flags: int, data: str, uid: int, gid: int)
 
 def _attach_tree(child: Child, slot: str, target: str) -> None:
     tree = child.slots.pop(slot)
-    fd = place(target, stat.S_ISDIR(os.fstat(tree).st_mode))
+    info = os.fstat(tree)
+    fd = place(target, stat.S_ISDIR(info.st_mode))
     move_mount(tree, fd)
+    child.attached[target] = info.st_dev, info.st_ino
     os.close(fd)
     os.close(tree)
 

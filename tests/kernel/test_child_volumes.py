@@ -121,6 +121,25 @@ async def test_a_part_that_is_exchanged_while_it_is_mounted_is_not_followed(box:
     assert outcomes <= {(0, "")}
 
 
+async def test_only_the_volume_itself_is_given_to_the_user(box: Box, image: Path, volume: Path) -> None:
+    """Not what covers it, since the image had a link at its target; and a part that is a file stays as it is."""
+    other = box.directory / "other"
+    other.mkdir()
+    (volume / "file").touch()
+    (image / "data").symlink_to("/other")
+    part, whole = (Mount(type="volume", source="v", target=target) for target in ("/file", "/data"))
+    covered = (
+        Bind(str(volume), "/data"),
+        Bind(str(other), "/other"),
+        Bind(str(volume), "/file", subpath="file"),
+    )
+    await box.run(SHELL, "true", image=f"dir:{image}", binds=covered, mounts=(part, whole), user="7:7")
+    assert [path.stat().st_uid for path in (other, volume, volume / "file")] == [0, 0, 0]
+    new = Bind(str(other), "/data")
+    await box.run(SHELL, "true", image=f"dir:{image}", binds=(new,), mounts=(whole,), user="7:7")
+    assert other.stat().st_uid == 7
+
+
 # Read-only and propagation
 
 
