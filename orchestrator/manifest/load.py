@@ -20,9 +20,11 @@ FILE_NAMES = ("orch.toml", "manifest.toml")
 #: Chooses the ports of a project that must be free: (service, index in its ``ports``, port).
 PortChoice = Callable[[ProjectSpec], Iterable[tuple[str, int, Port]]]
 _MAX_INCLUDE_DEPTH = 32
-#: Bytes of one secret or config (Docker's limit), and of all that a project's services get: they cross the API.
+#: Bytes of one secret or config (Docker's limit), of all that a service gets, and of all that those of a project get:
+#: a start sends the service's, and ``up`` the project's, and either holds up everything else meanwhile.
 _MAX_CONTENT = 500 << 10
-_MAX_CONTENTS = 8 << 20
+_MAX_SERVICE_CONTENT = 1 << 20
+_MAX_PROJECT_CONTENT = 8 << 20
 _FILE_SECTIONS = ("secrets", "configs")
 
 
@@ -75,7 +77,7 @@ def load(
     specs = {service: build(draft, active, found.content) for service, draft in found.drafts.items()}
     running = {service: spec for service, spec in specs.items() if service in active}
     _check(found, active, running)
-    _check_contents(report, path, running)
+    _check_contents(report, path, found, running)
 
     networks = {network: spec for network, (_, spec) in found.networks.items()}
     if any(joined.network == DEFAULT_NETWORK for spec in running.values() for joined in spec.networks):
@@ -269,12 +271,23 @@ def _file_spec(name: str, place: Place, entry: Mapping[str, object]) -> FileSpec
     return spec
 
 
-def _check_contents(report: Report, path: str, specs: Mapping[str, ServiceSpec]) -> None:
-    grants = [grant for spec in specs.values() for grant in (*spec.secrets, *spec.configs)]
-    total = sum(len(grant.content) for grant in grants)
-    if total > _MAX_CONTENTS:
-        text = f"the services get {format_size(total)} of secrets and configs (at most {format_size(_MAX_CONTENTS)})"
-        report.problem(path, None, f"{text}; mount large files with volumes")
+def _check_contents(report: Report, path: str, found: _Definitions, specs: Mapping[str, ServiceSpec]) -> None:
+    total = 0
+    for name, spec in specs.items():
+        size = sum(len(grant.content) for grant in (*spec.secrets, *spec.configs))
+        total += size
+        if size > _MAX_SERVICE_CONTENT:
+            section = "secrets" if spec.secrets else "configs"
+            found.drafts[name].problem((section,), _too_much(size, _MAX_SERVICE_CONTENT))
+    if total > _MAX_PROJECT_CONTENT:
+        report.problem(path, None, f"the services' files: {_too_much(total, _MAX_PROJECT_CONTENT)}")
+
+
+def _too_much(size: int, limit: int) -> str:
+    return (
+        f"secrets and configs have {format_size(size)} together, at most {format_size(limit)} are allowed "
+        "(mount large files with volumes)"
+    )
 
 
 def _check(found: _Definitions, active: Collection[str], specs: Mapping[str, ServiceSpec]) -> None:

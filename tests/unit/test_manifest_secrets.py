@@ -122,15 +122,21 @@ file = "nosuch"
         loaded(tmp_path, text, profiles=("debug",))
 
 
-def test_all_together_have_a_limit(tmp_path: Path) -> None:
+def test_all_together_have_limits(tmp_path: Path) -> None:
+    """Of a service, and of a project."""
     (tmp_path / "big").write_bytes(b"x" * (500 << 10))
-    grants = ", ".join(f'{{ source = "big", target = "/big{number}" }}' for number in range(17))
-    found = problems(
-        tmp_path, f'[services.web]\ncommand = "x"\nsecrets = [{grants}]\n[secrets.big]\nfile = "big"'
-    )
-    assert found == [
-        " the services get 8.3M of secrets and configs (at most 8M); mount large files with volumes"
+    secret = '[secrets.big]\nfile = "big"\n'
+    three = ", ".join(f'{{ source = "big", target = "/big{number}" }}' for number in range(3))
+    remedy = "(mount large files with volumes)"
+    assert problems(tmp_path, f'{secret}[services.web]\ncommand = "x"\nsecrets = [{three}]\n') == [
+        "5: services.web.secrets: secrets and configs have 1.5M together, at most 1M are allowed " + remedy
     ]
+    services = "".join(f'[services.s{n}]\ncommand = "x"\nsecrets = ["big"]\n' for n in range(17))
+    assert problems(tmp_path, secret + services) == [
+        " the services' files: secrets and configs have 8.3M together, at most 8M are allowed " + remedy
+    ]
+    sixteen = services.partition("[services.s16]")[0]
+    assert len(loaded(tmp_path, secret + sixteen).project.services) == 16
 
 
 @given(content=st.binary(max_size=64), name=st.sampled_from(["secrets", "configs"]))
