@@ -243,6 +243,8 @@ class Spawner:
         try:
             assert plumbing.child_status is not None
             plumbing.close_ours()
+            if plumbing.cgroup is not None:
+                os.close(plumbing.cgroup)  # a folder of the host: not even its link in /proc shall be there
             for number in _CHILD_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
