@@ -1,13 +1,14 @@
 """The new process, from clone3 to execve.
 
 It performs its launch program, one operation after the other, and then is the container's program. Whatever
-fails is reported whole (which operation, errno, path) over a socket that closes on exec; see ``protocol``.
+fails is reported whole (which operation, errno, path) in memory that the spawner shares; see ``protocol``.
 The operations themselves are in ``child_operations``.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from orchestrator.kernel.operations import Operation
-from orchestrator.runtime.protocol import send
+from orchestrator.runtime.protocol import Message, leave
 
 
 class Refused(Exception):
@@ -30,8 +31,9 @@ class Refused(Exception):
 class Child:
     """The state that operations of one program share."""
 
-    def __init__(self, status: socket.socket, ready: int, slots: dict[str, int]) -> None:
+    def __init__(self, status: socket.socket, words: mmap.mmap, ready: int, slots: dict[str, int]) -> None:
         self.status = status
+        self.words = words
         self.ready = ready
         self.slots = slots
         self.environment: dict[str, str] = {}
@@ -44,6 +46,10 @@ class Child:
         now = time.perf_counter()
         self.stages.append((name, now - self.mark))
         self.mark = now
+
+    def leave(self, message: Message) -> None:
+        """What the spawner shall know when this process has exec'd or died; the last one counts."""
+        leave(self.words, message)
 
     def run(self, program: list[Operation], operations: Mapping[str, Callable[..., None]]) -> NoReturn:
         """Perform the program, each operation by its name in ``operations``; the last one execs. Never returns."""
@@ -63,5 +69,5 @@ class Child:
             failure = {"text": str(error), "status": error.status}
         except BaseException as error:  # whatever it is, it must reach the user
             failure = {"text": f"{type(error).__name__}: {error}", "status": 125}
-        send(self.status, {"error": {"operation": index, **failure}})
+        self.leave({"error": {"operation": index, **failure}})
         os._exit(failure["status"])

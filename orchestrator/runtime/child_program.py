@@ -84,7 +84,7 @@ def _init(child: Child) -> None:
 def _exec(child: Child, argv: list[str]) -> None:
     """execvp(3) with the container's PATH; a script without #! is not guessed at."""
     child.stage("exec")
-    send(child.status, {"stages": child.stages})
+    child.leave({"stages": child.stages})
     name = argv[0]
     if "/" in name:
         candidates = [name]
