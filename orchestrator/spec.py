@@ -286,6 +286,7 @@ class ServiceSpec(Spec, frozen=True):
     ulimits: dict[str, Ulimit] = {}
     sysctls: dict[str, str] = {}
     init: bool = False
+    seccomp: Seccomp = Seccomp()
     logging: Logging = Logging()
 
     @property

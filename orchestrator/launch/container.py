@@ -12,6 +12,7 @@ from orchestrator.images.resolve import Image
 from orchestrator.network.model import Network, PublishedPort
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.rootfs import Layer
+from orchestrator.runtime.seccomp.filters import Filter
 from orchestrator.spec import ServiceSpec
 
 
@@ -55,6 +56,8 @@ class Container:
     log_closed: asyncio.Event | None = None
     #: The launch program of its latest start.
     program: Program | None = None
+    #: The filter of system calls that its latest start loaded; None when it is unconfined.
+    seccomp: Filter | None = None
 
     @property
     def name(self) -> str:

@@ -23,9 +23,11 @@ from orchestrator.launch.stages import CgroupStage, NetworkStage, RootfsStage
 from orchestrator.ledger import Ledger
 from orchestrator.logs.pump import LogPump
 from orchestrator.network.manager import NetworkManager
+from orchestrator.runtime import capabilities
 from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
-from orchestrator.runtime.program import CgroupPart, compile_exec, compile_start
+from orchestrator.runtime.program import CgroupPart, SeccompPart, compile_exec, compile_start
 from orchestrator.runtime.program import environment as compile_environment
+from orchestrator.runtime.seccomp.filters import Filter, SeccompFilters
 from orchestrator.spec import ServiceSpec
 
 #: Seconds that a dead container's log may take to be written.
@@ -70,11 +72,13 @@ class Launcher:
         networks: NetworkManager,
         ledger: Ledger,
         logs: LogPump,
+        seccomp: SeccompFilters,
     ) -> None:
         self._instance = instance
         self._spawner = spawner
         self._ledger = ledger
         self._logs = logs
+        self._seccomp = seccomp
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
@@ -130,6 +134,7 @@ class Launcher:
         """
         begin = time.perf_counter()
         what = f'cannot start "{container.name}"'
+        container.seccomp = filter = await self._filter(container, what)
         network = self._network.contribute(container)
         terminal = attached.terminal if attached else None
         container.program = program = compile_start(
@@ -141,9 +146,11 @@ class Launcher:
             self._last_capability,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
+            seccomp=_seccomp_part(filter),
         )
         compiled = time.perf_counter()
-        process = self._spawner.launch(program, [container.netns] if network.existing else [])
+        slots = {"netns": container.netns, "seccomp": filter.fd if filter else -1}
+        process = self._spawner.launch(program, [slots[name] for name in program.slots])
         try:
             await process.cloned()
             cloned = time.perf_counter()
@@ -182,6 +189,7 @@ class Launcher:
         :raises ConflictError: when the container has ended meanwhile.
         """
         what = f'cannot exec {request.command[0]} in "{container.name}"'
+        filter = await self._filter(container, what)
         if process.pidfd < 0:
             raise ConflictError(what, "the container is not running", "start it first")
         environment = compile_environment(container.spec, container.hostname, request.terminal is not None)
@@ -194,8 +202,10 @@ class Launcher:
             working_dir=request.working_dir or container.spec.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
+            seccomp=_seccomp_part(filter),
         )
-        child = self._spawner.launch(program, [process.pidfd])
+        slots = {"container": process.pidfd, "seccomp": filter.fd if filter else -1}
+        child = self._spawner.launch(program, [slots[name] for name in program.slots])
         try:
             await child.started()
         except asyncio.CancelledError:
@@ -206,6 +216,16 @@ class Launcher:
             child.close()
             raise explain(what, container.image.reference, failure) from None
         return child
+
+    async def _filter(self, container: Container, what: str) -> Filter | None:
+        """The filter for the container's processes; compiled by the first who wants it.
+
+        :raises LaunchError: when it cannot be compiled.
+        """
+        try:
+            return await self._seccomp.get(container.spec.seccomp, frozenset(capabilities.DEFAULT))
+        except LaunchError as error:
+            raise LaunchError(what, f"{error.what}: {error.cause}", error.remedy) from None
 
     def limit(self, container: Container, spec: ServiceSpec) -> None:
         """Change the limits of a running container.
@@ -264,6 +284,10 @@ class Launcher:
         """A namespace whose set-up was cut short is not used again: the next start makes another."""
         if new:
             await self._network.remove([container], with_networks=False)
+
+
+def _seccomp_part(filter: Filter | None) -> SeccompPart | None:
+    return SeccompPart(str(filter), filter.flags) if filter else None
 
 
 def _tell(loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:

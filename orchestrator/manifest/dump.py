@@ -90,6 +90,7 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "resources",
         "logging",
         "ports",
+        "seccomp",
     )
     if spec.ports:
         table["ports"] = [_fields(port) for port in spec.ports]
@@ -114,6 +115,9 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         resources["hugepages"] = {page: _size(count) for page, count in spec.resources.hugepages.items()}
     if resources:
         table["resources"] = resources
+    seccomp = _fields(spec.seccomp, "content")
+    if seccomp:
+        table["seccomp"] = seccomp
     logging = _fields(spec.logging)
     if logging:
         table["logging"] = logging

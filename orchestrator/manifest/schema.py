@@ -326,6 +326,28 @@ _REFERENCE = _text("a name")
 _EMPTY: dict[str, Any] = {}
 
 
+_SYSTEM_CALLS = ListOf(_text("a system call", values.system_call), "a list of system calls")
+SECCOMP = Forms(
+    Then(_text("a profile"), lambda profile: {"profile": profile}),
+    Then(
+        Table(
+            "a table",
+            [
+                Key(
+                    "profile",
+                    _text("a profile"),
+                    'What it is laid over: "default" or the path of a file.',
+                    default="default",
+                ),
+                Key("allow", _SYSTEM_CALLS, "System calls that are allowed, whatever the profile says."),
+                Key("deny", _SYSTEM_CALLS, "System calls that fail with EPERM, whatever the profile says."),
+            ],
+        ),
+        values.seccomp_table,
+    ),
+)
+
+
 class _ByName(Kind):
     """Names alone in a list, or a table from names to details: ``networks`` and ``depends_on`` of a service."""
 
@@ -461,6 +483,12 @@ _SERVICE_KEYS = [
         "Kernel parameters of the container's own, such as net.core.somaxconn.",
         merge=_layered,
     ),
+    Key(
+        "seccomp",
+        SECCOMP,
+        'Which system calls it may make: "default", "unconfined", or the path of a profile.',
+        default="default",
+    ),
     Key("init", BOOLEAN, "Whether a tiny init runs as process 1 and reaps zombies.", default=False),
     Key(
         "logging",
@@ -498,6 +526,7 @@ _SERVICE_ELSEWHERE = {
     "deploy": 'did you mean "resources" and "replicas"?',
     "scale": 'did you mean "replicas"?',
     "container_name": "containers are called PROJECT-SERVICE-N",
+    "security_opt": 'a seccomp profile goes into "seccomp"',
     "build": 'images are "host" or "dir:PATH" in this version',
     "env": 'did you mean "environment"?',
 }

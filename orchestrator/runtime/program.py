@@ -65,6 +65,18 @@ class NetworkPart:
 
 
 @dataclass(frozen=True, slots=True)
+class SeccompPart:
+    """The filter of system calls; its program is in slot "seccomp". ``label`` says for people which one it is."""
+
+    label: str
+    flags: int = 0
+
+    def compile(self) -> list[Operation]:
+        """The last thing before the program (and its init): from here on a call may be refused."""
+        return [["seccomp", "seccomp", self.flags, self.label]]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A launch program; the fields are those of the ``launch`` message (see ``protocol``)."""
 
@@ -127,6 +139,7 @@ def compile_start(
     last_capability: int,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
 ) -> Program:
     """The program that starts a container.
 
@@ -164,6 +177,8 @@ def compile_start(
         [mount.target for mount in spec.mounts if mount.type == "volume" and not mount.read_only],
     )  # fmt: skip
     operations.append(["stage", "restrict"])
+    if seccomp:
+        operations += seccomp.compile()
     if spec.init:
         operations.append(["init"])
     operations.append(["exec", list(spec.argv)])
@@ -180,7 +195,7 @@ def compile_start(
         prepare=cgroup.prepare,
         operations=operations,
         give=give,
-        slots=["netns"] if network.existing else [],
+        slots=[*(["netns"] if network.existing else []), *(["seccomp"] if seccomp else [])],
     )
 
 
@@ -193,12 +208,15 @@ def compile_exec(
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd)."""
     operations: list[Operation] = [*cgroup.enter, ["join", "container", "all"]]
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(environment, user, working_dir, last_capability, terminal is not None)
+    if seccomp:
+        operations += seccomp.compile()
     operations.append(["exec", list(argv)])
     return Program(
         flags=0,
@@ -206,7 +224,7 @@ def compile_exec(
         prepare=[],
         operations=operations,
         give=[] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"],
-        slots=["container"],
+        slots=["container", *(["seccomp"] if seccomp else [])],
         join="container",
     )
 
@@ -258,6 +276,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "privileges": lambda bits, last: (
         f"keep capabilities {','.join(capabilities.names(bits)) or 'none'}, no_new_privs"
     ),
+    "seccomp": lambda slot, flags, label: f"let a seccomp filter decide on system calls: {label}",
     "terminal": lambda rows, columns: f"make a terminal of {rows} x {columns}",
     "init": lambda: "stay as pid 1 that reaps and forwards signals",
     "exec": lambda argv: f"exec {shlex.join(argv)}",

@@ -31,6 +31,7 @@ from orchestrator.spec import (
     ProjectSpec,
     Resources,
     RestartPolicy,
+    Seccomp,
     ServiceSpec,
     TcpCheck,
     Ulimit,
@@ -135,6 +136,11 @@ _MOUNTS = st.one_of(
         mode=_maybe(st.integers(0, 0o7777)),
     ),
 ).filter(lambda mount: not (mount.target + "/").startswith("/proc/"))
+_SECCOMP = st.just(Seccomp(profile="unconfined")) | st.builds(
+    Seccomp,
+    allow=_tuples(st.sampled_from(["bpf", "clone3", "ptrace"]), unique=True),
+    deny=_tuples(st.sampled_from(["chmod", "socket"]), unique=True),
+)
 _LIMITS = st.integers(0, 1000).flatmap(
     lambda soft: st.builds(Ulimit, soft=st.just(soft), hard=st.just(-1) | st.just(soft + 1))
 )
@@ -188,6 +194,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         ulimits=draw(st.dictionaries(st.sampled_from(ULIMITS), _LIMITS, max_size=2)),
         sysctls=draw(st.dictionaries(st.just("kernel.sem"), _TEXT)),
         init=draw(st.booleans()),
+        seccomp=draw(_SECCOMP),
         logging=draw(st.builds(Logging, max_size=st.integers(4096, _BIG), max_files=st.integers(1, 1000))),
     )
 
