@@ -10,7 +10,7 @@ from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, PortView
+from orchestrator.views import ContainerView, InspectView, PortView, SeccompView
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -76,6 +76,20 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
         environment=[
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
+        seccomp=_seccomp(container) if container.program else None,
+    )
+
+
+def _seccomp(container: Container) -> SeccompView:
+    filter = container.seccomp
+    if filter is None:
+        return SeccompView(profile=container.spec.seccomp.profile)
+    return SeccompView(
+        profile=filter.profile,
+        digest=filter.digest,
+        architectures=list(filter.architectures),
+        rules=filter.rules,
+        instructions=filter.instructions,
     )
 
 
