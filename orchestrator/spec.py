@@ -134,27 +134,41 @@ class IoLimit(Spec, frozen=True):
     write_iops: int | None = None
 
 
+#: Processes and threads of a container whose manifest says nothing, as Podman has it: a fork bomb stays in it.
+DEFAULT_PIDS = 2048
+
+
 class Resources(Spec, frozen=True):
     """Limits; None leaves the kernel's default. The words are those of cgroup v2.
 
     :param cpus: processors' worth of time, fractions allowed.
+    :param cpu_burst: time left over that may be used later on top of ``cpus``, in processors' worth of a period.
     :param cpu_weight: 1 to 10000, default 100 (v1's cpu.shares are derived from it).
     :param cpuset: the kernel's list format, e.g. ``0-1,3``.
+    :param cpuset_mems: memory nodes, the same format.
     :param memory: hard limit, bytes (``memory.max``).
     :param memory_high: throttling limit, bytes (on v1: the soft limit).
+    :param memory_low: bytes that are taken back only when there is nothing else to take (v2).
+    :param memory_min: bytes that are never taken back (v2).
     :param memory_swap: bytes of swap on top of ``memory``; 0 forbids swap.
-    :param pids: processes and threads.
+    :param oom_group: an out-of-memory kill of one process ends the whole container.
+    :param pids: processes and threads; None is unlimited.
     :param io_weight: 1 to 10000, default 100.
     :param hugepages: page size as the kernel writes it (``2MB``) -> bytes.
     """
 
     cpus: float | None = None
+    cpu_burst: float | None = None
     cpu_weight: int | None = None
     cpuset: str | None = None
+    cpuset_mems: str | None = None
     memory: int | None = None
     memory_high: int | None = None
+    memory_low: int | None = None
+    memory_min: int | None = None
     memory_swap: int | None = None
-    pids: int | None = None
+    oom_group: bool = False
+    pids: int | None = DEFAULT_PIDS
     io_weight: int | None = None
     io: tuple[IoLimit, ...] = ()
     hugepages: dict[str, int] = {}

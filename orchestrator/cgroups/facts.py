@@ -17,6 +17,7 @@ class Facts:
     :param complete_core: whether the v2 hierarchy has all core files, which needs no controller: cgroup.freeze
         (Linux 5.2), CLONE_INTO_CGROUP (5.7) and cgroup.kill (5.14).
     :param unified_controllers: controllers that the v2 hierarchy has, in v2's words.
+    :param cpu_burst: whether unused processor time can be kept for later (Linux 5.14).
     :param swap_accounting: whether swap can be limited.
     :param io_weight_file: the file of a cgroup that takes the io weight; None when the kernel has none.
     :param io_weight_works: whether any disk's scheduler heeds it.
@@ -27,6 +28,7 @@ class Facts:
 
     complete_core: bool = True
     unified_controllers: frozenset[str] = frozenset()
+    cpu_burst: bool = True
     swap_accounting: bool = True
     io_weight_file: str | None = None
     io_weight_works: bool = False
@@ -43,6 +45,7 @@ def probe(mounts: CgroupMounts) -> Facts:
     """
     unified = (_text(f"{mounts.unified}/cgroup.controllers") if mounts.unified else "").split()
     weight_file, weight_works = _io_weight(mounts, "io" in unified)
+    cpu = mounts.v1.get("cpu")
     if cpuset := mounts.v1.get("cpuset"):
         cpus, mems = f"{cpuset}/cpuset.effective_cpus", f"{cpuset}/cpuset.effective_mems"
     else:
@@ -50,6 +53,7 @@ def probe(mounts: CgroupMounts) -> Facts:
     return Facts(
         complete_core=_kernel_version() >= (5, 14),
         unified_controllers=frozenset(unified),
+        cpu_burst=os.path.exists(f"{cpu}/cpu.cfs_burst_us") if cpu else _kernel_version() >= (5, 14),
         swap_accounting=_swap_accounting(mounts),
         io_weight_file=weight_file,
         io_weight_works=weight_works,

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from orchestrator.cgroups import limits
 from orchestrator.cgroups.failure import cause, reported
@@ -22,7 +22,7 @@ from orchestrator.kernel import cgroupfs
 from orchestrator.kernel.operations import Operation, mkdir, write
 from orchestrator.spec import Resources
 
-_NO_LIMITS = Resources()
+_NO_LIMITS = Resources(pids=None)
 _GONE = (errno.ENOENT, errno.ENODEV)
 
 
@@ -131,6 +131,27 @@ class Cgroup:
             write(f"{self.directories[directory]}/{file}", text)
             for directory, file, text in limits.changes(before, after)
         ]
+
+    def compile_protection(self, claims: Mapping[str, Resources]) -> list[Operation]:
+        """What the levels above must know for ``memory_low`` and ``memory_min`` to hold; the service performs it.
+
+        The kernel protects a cgroup's memory only as far as every level above it is protected (cgroup-v2.rst,
+        "memory.min"). So each of these gets the sum of what containers beneath it claim, and no more: what is
+        left over there, a host whose hierarchy has ``memory_recursiveprot`` would give to its other containers.
+
+        :param claims: path -> limits, of all containers that claim something.
+        """
+        if self._hierarchies.versions.get("memory") != 2:
+            return []
+        operations = []
+        for depth in range(1, len(self._parts)):
+            level = "/".join(self.path.split("/")[:depth]) + "/"
+            beneath = [resources for path, resources in claims.items() if path.startswith(level)]
+            for file, field in (("memory.low", "memory_low"), ("memory.min", "memory_min")):
+                total = sum(getattr(resources, field) or 0 for resources in beneath)
+                directory = self._below(self._mounts["unified"], self._parts[:depth])
+                operations.append(write(f"{directory}/{file}", str(total)))
+        return operations
 
     # -- what is in it ---------------------------------------------------------------------------------
 
@@ -331,7 +352,9 @@ class Cgroup:
         def total(weight: int | None) -> int:
             return min(limits.MAX_WEIGHT, (weight or limits.DEFAULT_WEIGHT) * max(1, replicas))
 
-        weights = Resources(cpu_weight=total(resources.cpu_weight), io_weight=total(resources.io_weight))
+        weights = Resources(
+            cpu_weight=total(resources.cpu_weight), io_weight=total(resources.io_weight), pids=None
+        )
         return [
             write(f"{os.path.dirname(self.directories[setting.directory])}/{setting.file}", setting.value)
             for setting in self._hierarchies.settings(weights, cgroupfs.device_number)

@@ -215,6 +215,7 @@ class Launcher:
         try:
             perform(self._cgroup.parents(container.cgroup, spec))
             perform(container.cgroup.compile_update(container.spec.resources, spec.resources))
+            self._cgroup.protect(container.cgroup, spec.resources)
         except OSError as error:
             raise LaunchError(
                 f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"

@@ -25,7 +25,10 @@ _DURATIONS = frozenset(
     ("timeout", "interval", "start_period", "start_interval", "backoff", "backoff_max", "reset_after",
      "stop_grace_period")
 )  # fmt: skip
-_SIZES = frozenset(("memory", "memory_high", "memory_swap", "size", "max_size", "read_bps", "write_bps"))
+_SIZES = frozenset(
+    ("memory", "memory_high", "memory_low", "memory_min", "memory_swap", "size", "max_size", "read_bps",
+     "write_bps")
+)  # fmt: skip
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r'[\x00-\x1f"\\\x7f]')
@@ -108,6 +111,8 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
     if restart:
         table["restart"] = {"policy": spec.restart.policy, **restart}
     resources = _fields(spec.resources, "io", "hugepages")
+    if spec.resources.pids is None:
+        resources["pids"] = "unlimited"
     if spec.resources.io:
         resources["io"] = [_fields(limit) for limit in spec.resources.io]
     if spec.resources.hugepages:

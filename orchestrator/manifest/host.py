@@ -12,10 +12,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from orchestrator.manifest.values import cpus_of
+from orchestrator.manifest.values import numbers_of
 from orchestrator.spec import Port, ProjectSpec, ServiceSpec
 
-_ONLINE = "/sys/devices/system/cpu/online"
+_CPUS = "/sys/devices/system/cpu/online"
+_NODES = "/sys/devices/system/node/online"
 
 
 class HostProblem(NamedTuple):
@@ -34,11 +35,12 @@ class HostProblem(NamedTuple):
 
 def host_problems(project: ProjectSpec) -> list[HostProblem]:
     """Limits, folders and devices that this host does not have."""
-    online = _online_cpus()
+    cpus = _online(_CPUS, os.cpu_count() or 1)
+    nodes = _online(_NODES, 1)
     return [
         HostProblem(service.name, keys, text)
         for service in project.services.values()
-        for check in (_cpu_problems(service, online), _path_problems(service), _device_problems(service))
+        for check in (_cpu_problems(service, cpus, nodes), _path_problems(service), _device_problems(service))
         for keys, text in check
     ]
 
@@ -71,24 +73,26 @@ def port_problems(ports: Iterable[tuple[str, int, Port]]) -> list[HostProblem]:
 _Found = Iterator[tuple[tuple[str | int, ...], str]]
 
 
-def _online_cpus() -> set[int]:
+def _online(path: str, count: int) -> set[int]:
     try:
-        with open(_ONLINE) as file:
-            return cpus_of(file.read().strip())
+        with open(path) as file:
+            return numbers_of(file.read().strip())
     except (OSError, ValueError):
-        return set(range(os.cpu_count() or 1))
+        return set(range(count))
 
 
-def _cpu_problems(service: ServiceSpec, online: set[int]) -> _Found:
+def _cpu_problems(service: ServiceSpec, online: set[int], nodes: set[int]) -> _Found:
     resources = service.resources
     if resources.cpus is not None and resources.cpus > len(online):
         yield (
             ("resources", "cpus"),
             f"{resources.cpus:g} is more than this host has (from 0.01 to {len(online)})",
         )
-    if resources.cpuset is not None and (absent := cpus_of(resources.cpuset) - online):
-        names = ", ".join(map(str, sorted(absent)[:8]))
-        yield ("resources", "cpuset"), f"this host has no CPU {names} (online: {_list_format(online)})"
+    for key, what, there in (("cpuset", "CPU", online), ("cpuset_mems", "memory node", nodes)):
+        wanted = getattr(resources, key)
+        if wanted is not None and (absent := numbers_of(wanted) - there):
+            names = ", ".join(map(str, sorted(absent)[:8]))
+            yield ("resources", key), f"this host has no {what} {names} (online: {_list_format(there)})"
 
 
 def _path_problems(service: ServiceSpec) -> _Found:

@@ -26,7 +26,7 @@ from orchestrator.manifest.kinds import (
     Value,
 )
 from orchestrator.manifest.place import Place
-from orchestrator.spec import Attachment, Condition, Dependency, IoLimit, Ulimit
+from orchestrator.spec import DEFAULT_PIDS, Attachment, Condition, Dependency, IoLimit, Ulimit
 
 _NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,62}"
 #: A program's stack, page tables and C library hardly fit into less; it is a floor against forgotten units.
@@ -244,10 +244,16 @@ _IO = Then(
     ),
     lambda found: IoLimit(**found),
 )
+_NO_REAL_TIME = "cgroup v2 has no real-time groups; ulimits.rtprio and rttime bound real-time scheduling"
 RESOURCES = Table(
     "a table",
     [
         Key("cpus", _real(0.01, 8192), "Processors' worth of time; fractions are allowed."),
+        Key(
+            "cpu_burst",
+            _real(0, 8192),
+            "Unused time of one period (0.1 s) that may be used later, on top of cpus; at most as much as cpus.",
+        ),
         Key(
             "cpu_weight",
             _integer(1, 10000),
@@ -258,10 +264,32 @@ RESOURCES = Table(
             Value((str, int), 'a list of CPUs such as "0-1,3"', values.cpuset),
             "The CPUs to run on.",
         ),
+        Key(
+            "cpuset_mems",
+            Value((str, int), 'a list of memory nodes such as "0-1"', values.memory_nodes),
+            "The memory nodes to have memory of.",
+        ),
         Key("memory", _size(MIN_MEMORY), "The most memory; beyond it the kernel kills."),
         Key("memory_high", _size(MIN_MEMORY), "Beyond it the kernel slows down and takes memory back."),
-        Key("memory_swap", _size(), "Swap on top of memory; 0 forbids it."),
-        Key("pids", _integer(1, 4 << 20), "The most processes and threads."),  # PID_MAX_LIMIT
+        Key("memory_low", _size(), "Memory that is taken back only when no other is to be had (cgroup v2)."),
+        Key("memory_min", _size(), "Memory that is never taken back (cgroup v2)."),
+        Key(
+            "memory_swap",
+            Value((str, int), 'a size such as "64M", or "unlimited"', values.swap, {"minimum": -1}),
+            "Swap on top of memory; 0 forbids it.",
+        ),
+        Key(
+            "oom_group",
+            BOOLEAN,
+            "Whether a kill of one process for want of memory ends the whole container.",
+            default=False,
+        ),
+        Key(
+            "pids",
+            Value((int, str), 'a number or "unlimited"', values.pids, {"minimum": -1, "maximum": 4 << 20}),
+            'The most processes and threads; "unlimited" lifts the limit.',
+            default=DEFAULT_PIDS,
+        ),
         Key(
             "io_weight",
             _integer(1, 10000),
@@ -276,13 +304,17 @@ RESOURCES = Table(
     ],
     elsewhere={
         "mem_limit": 'did you mean "memory"?',
-        "mem_reservation": 'did you mean "memory_high"?',
+        "mem_reservation": 'did you mean "memory_low" (cgroup v2) or "memory_high"?',
         "memswap_limit": 'did you mean "memory_swap", which counts swap only?',
+        "mem_swappiness": "cgroup v2 has none; memory_swap = 0 forbids swap",
         "cpu_shares": 'did you mean "cpu_weight", from 1 to 10000, default 100?',
+        "cpu_quota": 'did you mean "cpus", quota through period?',
+        "cpu_period": 'did you mean "cpus", quota through period?',
         "cpuset_cpus": 'did you mean "cpuset"?',
         "pids_limit": 'did you mean "pids"?',
+        **dict.fromkeys(("cpu_rt_runtime", "cpu_rt_period"), _NO_REAL_TIME),
         "limits": "write the limits into resources itself: cpus, memory, pids",
-        "reservations": 'did you mean "memory_high" or "cpu_weight"?',
+        "reservations": 'did you mean "memory_low" (cgroup v2) or "cpu_weight"?',
     },
 )
 
@@ -490,9 +522,14 @@ _SERVICE_KEYS = [
 _SERVICE_ELSEWHERE = {
     **{word: f'did you mean "resources.{word}"?' for word in RESOURCES.keys},
     "mem_limit": 'did you mean "resources.memory"?',
-    "mem_reservation": 'did you mean "resources.memory_high"?',
+    "mem_reservation": 'did you mean "resources.memory_low" (cgroup v2) or "resources.memory_high"?',
     "memswap_limit": 'did you mean "resources.memory_swap", which counts swap only?',
+    "mem_swappiness": "cgroup v2 has none; resources.memory_swap = 0 forbids swap",
+    "oom_kill_disable": "cgroup v2 has none; oom_score_adj makes a kill less likely",
     "cpu_shares": 'did you mean "resources.cpu_weight", from 1 to 10000, default 100?',
+    "cpu_quota": 'did you mean "resources.cpus", quota through period?',
+    "cpu_period": 'did you mean "resources.cpus", quota through period?',
+    **dict.fromkeys(("cpu_rt_runtime", "cpu_rt_period"), _NO_REAL_TIME),
     "pids_limit": 'did you mean "resources.pids"?',
     "blkio_config": 'did you mean "resources.io" and "resources.io_weight"?',
     "deploy": 'did you mean "resources" and "replicas"?',

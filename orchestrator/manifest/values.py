@@ -34,8 +34,10 @@ _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1
 _HOSTNAME_MAX = 64  # HOST_NAME_MAX, gethostname(2)
 _USER = re.compile(r"[^:\s]+(?::[^:\s]+)?")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_CPUSET = re.compile(r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*")
+_NUMBERS = re.compile(r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*")
 _MAX_CPU = 8191  # NR_CPUS in arch/x86/Kconfig
+_MAX_NODE = 1023  # NODES_SHIFT in arch/x86/Kconfig
+_MAX_PIDS = 4 << 20  # PID_MAX_LIMIT, include/linux/threads.h
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
 _DEVICE = re.compile(r"/dev/[^\0]+")
 _PORT = re.compile(r"(?:(?:(\[[^]]*\]|[^:]*):)?([0-9-]*):)?([0-9-]+)(?:/(.*))?")
@@ -258,25 +260,46 @@ def stop_signal(value: str | int) -> str:
 
 
 def cpuset(value: str | int) -> str:
-    """The kernel's list format, ``0-1,3`` (cpuset(7))."""
+    """CPUs in the kernel's list format, ``0-1,3`` (cpuset(7))."""
+    return _numbers(value, "CPU", _MAX_CPU)
+
+
+def memory_nodes(value: str | int) -> str:
+    """Memory nodes in the kernel's list format."""
+    return _numbers(value, "memory node", _MAX_NODE)
+
+
+def _numbers(value: str | int, what: str, maximum: int) -> str:
     text = str(value)
-    if not _CPUSET.fullmatch(text):
-        raise ValueError(f'"{text}" is not a list of CPUs (write it like "0-1,3")')
-    cpus_of(text)
+    if not _NUMBERS.fullmatch(text):
+        raise ValueError(f'"{text}" is not a list of {what}s (write it like "0-1,3")')
+    highest = max(numbers_of(text))
+    if highest > maximum:
+        raise ValueError(f"there is no {what} {highest} (Linux counts to {maximum} at most)")
     return text
 
 
-def cpus_of(text: str) -> set[int]:
-    """The CPUs that a text in the kernel's list format names."""
-    cpus: set[int] = set()
+def numbers_of(text: str) -> set[int]:
+    """The numbers that a text in the kernel's list format names."""
+    numbers: set[int] = set()
     for part in set(text.split(",")):
         first, _, last = part.partition("-")
         if last and int(last) < int(first):
             raise ValueError(f'"{part}" counts backwards (write "{last}-{first}")')
-        cpus.update(range(int(first), int(last or first) + 1))
-    if max(cpus) > _MAX_CPU:
-        raise ValueError(f"there is no CPU {max(cpus)} (Linux counts to {_MAX_CPU} at most)")
-    return cpus
+        numbers.update(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def pids(value: str | int) -> int | None:
+    """A number of processes; ``"unlimited"``, -1 and 0 (as Podman and Docker have it) are none."""
+    if value in ("unlimited", -1, 0, "-1", "0"):
+        return None
+    return integer(value, 1, _MAX_PIDS)
+
+
+def swap(value: str | int) -> int | None:
+    """Bytes of swap; ``"unlimited"`` and -1 are none."""
+    return None if value in ("unlimited", -1, "-1") else size(value)
 
 
 def device(value: str) -> str:

@@ -31,7 +31,7 @@ from orchestrator.spec import IoLimit, Resources
 from support.waiting import wait_until
 
 M = 1 << 20
-NONE = Resources()
+NONE = Resources(pids=None)
 ROOT = str(Path(__file__).parents[2])
 KINDS = {
     "v1": ("cgroup-v1",),
@@ -352,6 +352,134 @@ def test_a_tiny_processor_share_is_accepted(world: World) -> None:
     operations.perform(world.group.compile_update(Resources(cpus=0.5), Resources(cpus=0.001)))
     operations.perform(world.group.compile_update(Resources(cpus=0.001), Resources(cpus=2)))
     assert process.poll() is None
+
+
+@limiting_kinds
+def test_a_burst_is_set_and_changed_with_the_quota_and_taken_away(world: World) -> None:
+    steps = [
+        Resources(cpus=0.5, cpu_burst=0.5),
+        Resources(cpus=0.1, cpu_burst=0.05),
+        Resources(cpus=1, cpu_burst=1),
+        Resources(cpus=0.01, cpu_burst=0.01),
+        Resources(cpus=2),
+        Resources(cpus=2, cpu_burst=1),
+        NONE,
+    ]
+    world.run(WAIT, steps[0])
+    burst = Path(world.files("cpu"), "cpu.max.burst" if world.host.kind == "v2" else "cpu.cfs_burst_us")
+    seen = [int(burst.read_text())]
+    for old, new in itertools.pairwise(steps):
+        operations.perform(world.group.compile_update(old, new))
+        seen.append(int(burst.read_text()))
+    assert seen == [50_000, 5_000, 100_000, 1_000, 0, 100_000, 0]
+
+
+@limiting_kinds
+def test_unused_time_of_a_period_is_used_later(world: World) -> None:
+    """A program that is idle, and then needs more than a period's quota at once, is held up only without a burst."""
+    program = """
+import time
+def work(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end: pass
+def spell():
+    time.sleep(0.5)
+    begin = time.monotonic()
+    work(0.03)
+    return time.monotonic() - begin
+print("ready", flush=True)
+print(min(spell() for _ in range(5)), flush=True)
+"""
+    world.prepare(Resources(cpus=0.2))
+    times = []
+    for limit in (Resources(cpus=0.2), Resources(cpus=0.2, cpu_burst=0.2)):
+        world.prepare(limit)
+        process = world.start(program, world.group.compile_enter(limit))
+        assert process.stdout is not None
+        times.append(float(process.stdout.readline()))
+        process.wait(5)
+    without, with_burst = times
+    assert with_burst < 0.06 < without
+
+
+@limiting_kinds
+def test_a_process_has_memory_of_its_nodes_only(world: World) -> None:
+    process = world.run(WAIT, Resources(cpuset_mems="0"))
+    assert "Mems_allowed_list:\t0\n" in Path(f"/proc/{process.pid}/status").read_text()
+    operations.perform(world.group.compile_update(Resources(cpuset_mems="0"), NONE))
+    file = Path(
+        world.files("cpuset"),
+        "cpuset.mems" if "cpuset" in world.group.directories else "cpuset.mems.effective",
+    )
+    assert file.read_text().strip() == world.host.hierarchies.facts.mems
+
+
+def caches(file: Path, size: int) -> str:
+    """A program that fills the page cache with a file, which costs nothing to take back, and waits."""
+    return f"""
+import os
+fd = os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT)
+for _ in range({size // M}):
+    os.write(fd, bytes({M}))
+    os.fdatasync(fd)
+{WAIT}"""
+
+
+@kinds("v2")
+@pytest.mark.parametrize("claim", [None, 48 * M])
+def test_memory_that_a_group_claims_is_not_taken_from_it(
+    world: World, tmp_path: Path, claim: int | None
+) -> None:
+    """A neighbour wants more than the level above them may have."""
+    claims = Resources(memory_min=claim)
+    neighbour = World(world.host, world.host.group(world.group.path[:-1] + "2"), world.running)
+    world.run(caches(tmp_path / "kept", 40 * M), claims)
+    operations.perform(world.group.compile_protection({world.group.path: claims}))
+    cgroupfs.write(f"{world.above(1).directories['unified']}/memory.max", str(96 * M))
+    try:
+        neighbour.run(caches(tmp_path / "wanted", 300 * M))
+        stat = Path(world.files("memory"), "memory.stat").read_text()
+        kept = cgroupfs.flat_keyed(stat)["file"]
+        assert kept > 38 * M if claim else kept < 30 * M
+    finally:
+        neighbour.group.kill()
+        wait_until("the neighbour has ended", lambda: not neighbour.group.populated())
+        neighbour.group.remove()
+
+
+@kinds("v2")
+def test_a_claim_is_known_to_all_levels_until_it_is_given_up(world: World) -> None:
+    claims = Resources(memory_min=48 * M, memory_low=64 * M)
+    world.run(WAIT, claims)
+    files = [
+        Path(world.above(count).directories["unified"], name)
+        for count in (1, 2, 3)
+        for name in ("memory.min", "memory.low")
+    ]
+    operations.perform(world.group.compile_protection({world.group.path: claims}))
+    assert [int(file.read_text()) for file in files] == [48 * M, 64 * M] * 3
+    operations.perform(world.group.compile_update(claims, NONE))
+    operations.perform(world.group.compile_protection({}))
+    assert [int(file.read_text()) for file in files] == [0] * 6
+
+
+@kinds("v2")
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_kernel_kills_one_process_or_the_whole_group(world: World, whole: bool) -> None:
+    resources = Resources(memory=32 * M, memory_swap=0, oom_group=whole)
+    keeper = world.run(WAIT, resources)
+    hungry = world.start("b = bytearray(b'x') * (256 << 20)", world.group.compile_join(), ready=False)
+    assert hungry.wait(20) == -signal.SIGKILL
+    if whole:
+        assert keeper.wait(5) == -signal.SIGKILL
+    else:
+        assert keeper.poll() is None
+        operations.perform(
+            world.group.compile_update(resources, Resources(pids=None, oom_group=True, memory=32 * M))
+        )
+        again = world.start("b = bytearray(b'x') * (256 << 20)", world.group.compile_join(), ready=False)
+        assert again.wait(20) == -signal.SIGKILL
+        assert keeper.wait(5) == -signal.SIGKILL
 
 
 @limiting_kinds

@@ -100,7 +100,11 @@ _RESOURCES = st.builds(
     cpus=_maybe(st.floats(0.01, 8192)),
     cpu_weight=_maybe(st.integers(1, 10000)),
     cpuset=_maybe(st.sampled_from(["0", "0-1,3"])),
+    cpuset_mems=_maybe(st.sampled_from(["0", "0-1,3"])),
     memory=st.integers(1 << 40, _BIG),
+    memory_low=_maybe(st.integers(1 << 20, 1 << 40)),
+    memory_min=_maybe(st.integers(0, 1 << 20)),
+    oom_group=st.booleans(),
     memory_high=_maybe(st.integers(MIN_MEMORY, 1 << 40)),
     memory_swap=_maybe(st.integers(0, _BIG)),
     pids=_maybe(st.integers(1, 4 << 20)),
@@ -115,7 +119,7 @@ _RESOURCES = st.builds(
         unique_by=lambda limit: limit.device,
     ),
     hugepages=st.dictionaries(st.just("2MB"), st.integers(0, 1000).map(lambda count: count << 21)),
-)
+).flatmap(lambda limits: st.sampled_from([limits, msgspec.structs.replace(limits, cpu_burst=limits.cpus)]))
 _MOUNTS = st.one_of(
     st.builds(
         Mount,

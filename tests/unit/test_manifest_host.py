@@ -31,6 +31,13 @@ def test_cpus_that_are_not_there() -> None:
     assert problem.startswith("services.a.resources.cpuset: this host has no CPU 8000, 8001 (online: 0")
 
 
+def test_memory_nodes_that_are_not_there() -> None:
+    (problem,) = _problems(ServiceSpec(name="a", resources=Resources(cpuset_mems="1000")))
+    assert problem.startswith(
+        "services.a.resources.cpuset_mems: this host has no memory node 1000 (online: 0"
+    )
+
+
 def test_the_image_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert _problems(ServiceSpec(name="a", image=f"dir:{tmp_path}")) == []

@@ -228,6 +228,27 @@ def test_resources(tmp_path: Path) -> None:
     assert resources.hugepages == {"2MB": 4 << 20}
 
 
+@pytest.mark.parametrize("written", ['"unlimited"', "-1", "0", '"-1"'])
+def test_the_limit_of_processes_is_lifted_by_a_word_only(tmp_path: Path, written: str) -> None:
+    assert _service(tmp_path, "").resources.pids == 2048
+    assert _service(tmp_path, f"resources = {{ pids = {written} }}").resources.pids is None
+
+
+def test_a_service_may_lift_the_limit_of_swap_that_the_defaults_set(tmp_path: Path) -> None:
+    project = _load(
+        tmp_path,
+        """
+        [defaults]
+        command = "true"
+        resources = { memory = "8M", memory_swap = 0 }
+        [services.a]
+        [services.b]
+        resources = { memory_swap = "unlimited" }
+        """,
+    )
+    assert [project.services[name].resources.memory_swap for name in "ab"] == [0, None]
+
+
 def test_relative_paths_start_at_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "a.env").write_text("A=1\nB=2\n")
     text = 'image = "dir:root"\nvolumes = ["./x:/x"]\nenv_file = "a.env"\nenvironment = { B = "3" }'
