@@ -181,6 +181,11 @@ class Ulimit(Spec, frozen=True):
     hard: int
 
 
+#: Limits of a container whose manifest says nothing of them: (soft, hard), None is the service's own. No core files,
+#: which hold what was in memory; and descriptors that select(2) can use, though a program may raise the soft limit.
+DEFAULT_ULIMITS: dict[str, tuple[int, int | None]] = {"core": (0, 0), "nofile": (1024, None)}
+
+
 class Attachment(Spec, frozen=True):
     """A service on a network, under these further names."""
 
@@ -202,6 +207,8 @@ class ServiceSpec(Spec, frozen=True):
     :param command: arguments; None means the image's own (``host`` and ``dir:`` images have none).
     :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
     :param environment: complete, with env_file merged in.
+    :param oom_score_adj: -1000 (never killed for want of memory) to 1000 (first); None is 0, unless the service's
+        own is above that.
     :param init: run a reaper as pid 1.
     """
 
@@ -229,6 +236,7 @@ class ServiceSpec(Spec, frozen=True):
     replicas: int = 1
     labels: dict[str, str] = {}
     ulimits: dict[str, Ulimit] = {}
+    oom_score_adj: int | None = None
     sysctls: dict[str, str] = {}
     init: bool = False
     logging: Logging = Logging()

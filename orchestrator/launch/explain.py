@@ -27,7 +27,10 @@ def explain(what: str, image: str, failure: ProgramFailed) -> LaunchError:
     if name == "overlay":
         cause, remedy = _explain_overlay(operation, image, failure)
     else:
-        cause, remedy = f"{_short(operation)}: {_errno_text(failure)}", _remedy(name, failure.errno)
+        remedy = _remedy(name, failure.errno)
+        if name == "write" and operation[1].endswith("/oom_score_adj"):
+            remedy = "orch itself needs CAP_SYS_RESOURCE to go below its own"
+        cause = f"{_short(operation)}: {_errno_text(failure)}"
     return LaunchError(what, cause, remedy, failure.status)
 
 

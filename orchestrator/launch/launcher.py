@@ -24,7 +24,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.logs.pump import LogPump
 from orchestrator.network.manager import NetworkManager
 from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
-from orchestrator.runtime.program import CgroupPart, compile_exec, compile_start
+from orchestrator.runtime.program import CgroupPart, compile_exec, compile_limits, compile_start
 from orchestrator.runtime.program import environment as compile_environment
 from orchestrator.spec import ServiceSpec
 
@@ -82,6 +82,9 @@ class Launcher:
             spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            #: Of containers that say nothing of it: that the service is spared must not spare them.
+            self._oom_score_adj = 0 if int(file.read()) < 0 else None
 
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
         """Write the container into the ledger, and its hosts file; the kernel is not touched yet.
@@ -141,6 +144,7 @@ class Launcher:
             self._last_capability,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
+            oom_score_adj=self._oom_score_adj,
         )
         compiled = time.perf_counter()
         process = self._spawner.launch(program, [container.netns] if network.existing else [])
@@ -194,6 +198,7 @@ class Launcher:
             working_dir=request.working_dir or container.spec.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
+            limits=compile_limits(container.spec, self._oom_score_adj),
         )
         child = self._spawner.launch(program, [process.pidfd])
         try:

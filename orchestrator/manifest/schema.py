@@ -488,6 +488,11 @@ _SERVICE_KEYS = [
         merge=_layered,
     ),
     Key(
+        "oom_score_adj",
+        _integer(-1000, 1000),
+        "How soon the kernel kills it when the host's memory runs out: -1000 is never, 1000 first.",
+    ),
+    Key(
         "sysctls",
         Pairs("a table or a list of strings", values.sysctl_name),
         "Kernel parameters of the container's own, such as net.core.somaxconn.",

@@ -33,7 +33,7 @@ DEFAULT_NETWORK = "default"
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
-    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init",
+    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "oom_score_adj", "sysctls", "init",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWUTS,
 )
 from orchestrator.runtime import capabilities, rootfs
-from orchestrator.spec import ServiceSpec
+from orchestrator.spec import DEFAULT_ULIMITS, ServiceSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -100,6 +100,19 @@ def environment(spec: ServiceSpec, hostname: str, terminal: bool = False) -> dic
     return base | spec.environment
 
 
+def compile_limits(spec: ServiceSpec, oom_score_adj: int | None = None) -> list[Operation]:
+    """What bounds each process of a container by itself, those of exec too; while it may still see /proc.
+
+    :param oom_score_adj: of a container that says nothing of it; None leaves the spawner's.
+    """
+    limits = DEFAULT_ULIMITS | {name: (limit.soft, limit.hard) for name, limit in spec.ulimits.items()}
+    operations: list[Operation] = [["limit", name, soft, hard] for name, (soft, hard) in limits.items()]
+    adjustment = oom_score_adj if spec.oom_score_adj is None else spec.oom_score_adj
+    if adjustment is not None:
+        operations.append(plain.write("/proc/self/oom_score_adj", str(adjustment)))
+    return operations
+
+
 def _become(
     environment: dict[str, str],
     user: str | None,
@@ -127,10 +140,12 @@ def compile_start(
     last_capability: int,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    oom_score_adj: int | None = None,
 ) -> Program:
     """The program that starts a container.
 
     :param last_capability: the kernel's highest capability number (/proc/sys/kernel/cap_last_cap).
+    :param oom_score_adj: as :func:`compile_limits` has it.
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
@@ -155,7 +170,7 @@ def compile_start(
     operations.append(["stage", "network"])
     operations += [plain.write("/proc/sys/" + key.replace(".", "/"), value) for key, value in sysctls.items()]
     operations += rootfs.restrict(files.layers if spec.read_only else ())
-    operations += [["limit", name, limit.soft, limit.hard] for name, limit in spec.ulimits.items()]
+    operations += compile_limits(spec, oom_score_adj)
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(
@@ -193,9 +208,13 @@ def compile_exec(
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    limits: Sequence[Operation] = (),
 ) -> Program:
-    """The program that runs one more process in a running container (slot "container" is its pidfd)."""
-    operations: list[Operation] = [*cgroup.enter, ["join", "container", "all"]]
+    """The program that runs one more process in a running container (slot "container" is its pidfd).
+
+    :param limits: as :func:`compile_limits` makes them.
+    """
+    operations: list[Operation] = [*cgroup.enter, *limits, ["join", "container", "all"]]
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(environment, user, working_dir, last_capability, terminal is not None)
@@ -250,7 +269,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "read-only": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
-    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
+    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{'its own' if hard is None else hard}",
     "environment": lambda environment: f"set {len(environment)} environment variables",
     "work": lambda path: f"change to working folder {path}",
     "user": lambda user, terminal: f"become user {user}",

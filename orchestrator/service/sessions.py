@@ -185,6 +185,7 @@ async def serve_run(daemon: Daemon, request: web.Request, body: RunBody) -> web.
     spec = _one_off_spec(base, body)
     if not spec.argv:
         raise UsageError(f"cannot run {body.service}", "it has no command", "give one")
+    daemon.preflight(body.project)
     connection = _upgrade(request)
     return await _converse(connection, _Run(daemon, connection, body).execute(spec))
 

@@ -190,6 +190,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         replicas=draw(st.integers(0, 5)),
         labels=draw(st.dictionaries(_TEXT.filter(bool), _TEXT, max_size=3)),
         ulimits=draw(st.dictionaries(st.sampled_from(ULIMITS), _LIMITS, max_size=2)),
+        oom_score_adj=draw(_maybe(st.integers(-1000, 1000))),
         sysctls=draw(st.dictionaries(st.just("kernel.sem"), _TEXT)),
         init=draw(st.booleans()),
         logging=draw(st.builds(Logging, max_size=st.integers(4096, _BIG), max_files=st.integers(1, 1000))),

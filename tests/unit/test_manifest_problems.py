@@ -145,6 +145,7 @@ def _problems(folder: Path, text: str, profiles: tuple[str, ...] = (), **environ
         ("resources = { cpuset_mems = 5000 }", "there is no memory node 5000 (Linux counts to 1023 at most)"),
         ('resources = { cpuset_mems = "a" }', '"a" is not a list of memory nodes'),
         ("resources = { cpu_quota = 5 }", 'did you mean "cpus"'),
+        ("oom_score_adj = -1001", "-1001 is out of range (from -1000 to 1000)"),
         ("mem_swappiness = 5", "memory_swap = 0 forbids swap"),
         ('resources = { io = [{ device = "/dev/x" }] }', "resources.io[0]: sets no limit"),
         ('resources = { io = [{ device = "vda", read_bps = 1 }] }', "is not the path of a device"),
