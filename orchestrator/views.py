@@ -91,11 +91,27 @@ class InspectView(View):
     environment: list[str]
 
 
+class PressureView(View):
+    """How much of the time a container's processes waited for one resource: ``some`` of them, or all (``full``).
+
+    :param some_avg10: percent of the last ten seconds.
+    :param some_seconds: since the container was made.
+    """
+
+    some_avg10: float
+    some_seconds: float
+    full_avg10: float
+    full_seconds: float
+
+
 class StatsView(View):
     """One container's use of resources at one moment; cumulative counters unless said otherwise.
 
     :param cpu_percent: of one core, since the previous sample; null in the first.
     :param memory: bytes in use without the reclaimable page cache (as ``docker stats`` counts).
+    :param swap: bytes that are swapped out; null where the kernel does not count them.
+    :param pids_refused: how often a process was not made because of ``pids_limit``.
+    :param pressure: of ``cpu``, ``memory`` and ``io``; null where the kernel does not account it.
     """
 
     project: str
@@ -116,6 +132,9 @@ class StatsView(View):
     net_rx_bytes: int
     net_tx_bytes: int
     oom_kills: int
+    swap: int | None = None
+    pids_refused: int = 0
+    pressure: dict[str, PressureView] | None = None
 
 
 class ProcessView(View):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.cgroups.mountinfo import CgroupMounts
 from orchestrator.kernel import cgroupfs
+
+_CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,9 @@ class Facts:
     :param io_weight_file: the file of a cgroup that takes the io weight; None when the kernel has none.
     :param io_weight_works: whether any disk's scheduler heeds it.
     :param hugepage_sizes: as the kernel writes them, ``2MB``.
+    :param pressure_lack: why the v2 hierarchy accounts no pressure, and the remedy; "" when it does.
+    :param pressure_windows: what windows the kernel lets this process watch pressure in: ``free`` (0.5 s to 10 s),
+        ``even`` (multiples of 2 s, without CAP_SYS_RESOURCE) or ``none``.
     :param cpus: processors that may be used, the kernel's list format.
     :param mems: memory nodes, the same.
     """
@@ -33,6 +40,8 @@ class Facts:
     io_weight_file: str | None = None
     io_weight_works: bool = False
     hugepage_sizes: frozenset[str] = frozenset()
+    pressure_lack: str = ""
+    pressure_windows: Literal["free", "even", "none"] = "free"
     cpus: str = "0"
     mems: str = "0"
 
@@ -58,6 +67,8 @@ def probe(mounts: CgroupMounts) -> Facts:
         io_weight_file=weight_file,
         io_weight_works=weight_works,
         hugepage_sizes=frozenset(map(_page_size, _names("/sys/kernel/mm/hugepages"))),
+        pressure_lack=_pressure_lack(mounts),
+        pressure_windows=_pressure_windows(),
         cpus=_text(cpus) or _text("/sys/devices/system/cpu/online") or "0",
         mems=_text(mems) or _text("/sys/devices/system/node/online") or "0",
     )
@@ -72,6 +83,22 @@ def _swap_accounting(mounts: CgroupMounts) -> bool:
     if memory := mounts.v1.get("memory"):
         return os.path.exists(f"{memory}/memory.memsw.limit_in_bytes")
     return "swapaccount=0" not in _text("/proc/cmdline").split()
+
+
+def _pressure_lack(mounts: CgroupMounts) -> str:
+    if not os.path.exists("/proc/pressure/cpu"):
+        return "the kernel accounts no pressure (boot with psi=1)"
+    if mounts.unified and not os.path.exists(f"{mounts.unified}/cpu.pressure"):
+        return "the kernel accounts no pressure of cgroups (boot without cgroup_disable=pressure)"
+    return ""
+
+
+def _pressure_windows() -> Literal["free", "even", "none"]:
+    """See psi_trigger_create in kernel/sched/psi.c; before Linux 6.4 nobody could without the capability."""
+    effective = re.search(r"^CapEff:\t([0-9a-f]+)$", _text("/proc/self/status"), re.MULTILINE)
+    if effective and int(effective[1], 16) >> _CAP_SYS_RESOURCE & 1:
+        return "free"
+    return "even" if _kernel_version() >= (6, 4) else "none"
 
 
 def _io_weight(mounts: CgroupMounts, io_on_v2: bool) -> tuple[str | None, bool]:

@@ -161,7 +161,7 @@ class Cgroup:
         :raises KernelError: the cgroup is not there.
         """
         with reported(f"cannot read the counters of cgroup {self.path}"):
-            return read_stats(self.directories, self._hierarchies.versions)
+            return read_stats(self.directories, self._hierarchies.versions, self._hierarchies.has_pressure)
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory since the cgroup was made."""

@@ -47,6 +47,11 @@ class Hierarchies:
             names += [name for name in _V1_WITHOUT_UNIFIED if name in self.v1]
         return {name: self.v1[name] for name in names}
 
+    @property
+    def has_pressure(self) -> bool:
+        """Whether it is known how much containers wait for processors, memory and disks."""
+        return self.unified is not None and not self.facts.pressure_lack
+
     def v2_enabled(self, resources: Resources) -> list[str]:
         """The controllers to enable level by level in v2: those that count use, others when they limit.
 

@@ -20,6 +20,11 @@ _NO_PROTECTION = (
     "cgroup v1 protects no memory (boot with systemd.unified_cgroup_hierarchy=1, or leave it out)"
 )
 
+_NO_PRESSURE_V1 = (
+    "only cgroup v2 accounts pressure (mkdir -p /sys/fs/cgroup/unified && "
+    "mount -t cgroup2 none /sys/fs/cgroup/unified)"
+)
+
 
 def detect(mountinfo: str | None = None, facts: Facts | None = None) -> CgroupHost:
     """The host's hierarchies, as /proc/self/mountinfo and the files in their roots tell; changes nothing.
@@ -63,6 +68,13 @@ class CgroupHost:
     def controllers(self) -> frozenset[str]:
         """What can be limited, in the words of v2: ``cpu``, ``io``, ..."""
         return frozenset(self.hierarchies.versions)
+
+    @property
+    def pressure_lack(self) -> str:
+        """Why it is not known how much containers wait for processors, memory and disks; "" when it is."""
+        if self.hierarchies.unified is None:
+            return _NO_PRESSURE_V1
+        return self.hierarchies.facts.pressure_lack
 
     def group(self, path: str) -> Cgroup:
         """The cgroup (whether it exists or not) at a path such as ``orch-ab12cd34/shop/api/1``.

@@ -1,4 +1,4 @@
-"""The cgroup hierarchies."""
+"""The cgroup hierarchies, and whether the kernel tells how much is waited for what they share out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ def check() -> Iterator[Finding]:
     except OSError as error:
         yield missing("cgroups", f"{error.filename}: {error.strerror}", "mount a cgroup hierarchy")
         return
-    yield from judge(host.kind, host.controllers)
+    yield from judge(host.kind, host.controllers, host.pressure_lack)
 
 
-def judge(kind: str, controllers: frozenset[str]) -> Iterator[Finding]:
-    """Pure part of :func:`check`."""
+def judge(kind: str, controllers: frozenset[str], pressure_lack: str = "") -> Iterator[Finding]:
+    """Pure part of :func:`check`.
+
+    :param pressure_lack: why no pressure is accounted, with the remedy in parentheses.
+    """
     yield ok("cgroups", f"{kind}, controllers {', '.join(sorted(controllers)) or 'none'}")
     if lacking := {name: use for name, use in _CONTROLLERS.items() if name not in controllers}:
         uses = "; ".join(f"{name} ({use})" for name, use in lacking.items())
@@ -42,3 +45,8 @@ def judge(kind: str, controllers: frozenset[str]) -> Iterator[Finding]:
         if kind == "v1":
             where = "mount -t cgroup -o NAME none /sys/fs/cgroup/NAME (io is blkio there)"
         yield warning("cgroup controllers", f"can't be limited: {uses}", f"see {where}")
+    if pressure_lack:
+        detail, _, remedy = pressure_lack.rstrip(")").partition(" (")
+        yield warning("pressure", f"not in stats, and nothing can be done about it: {detail}", remedy)
+    else:
+        yield ok("pressure", "of processors, memory and disks, for each container")

@@ -426,11 +426,15 @@ class Supervisor:
         return f"its pid 1 has no handler for {self.spec.stop_signal} (init = true gives it one)"
 
     async def _kill_all(self, process: Process) -> None:
+        await asyncio.shield(self._begin_kill(process))
+
+    def _begin_kill(self, process: Process) -> asyncio.Task[None]:
         # All of the container's processes die with the first of its pid namespace; the cgroup kill is for
         # those that a thawing or uninterruptible first process would leave waiting.
         process.send_signal(signal.SIGKILL)
-        self._killing = asyncio.create_task(asyncio.to_thread(self.container.cgroup.kill))
-        await asyncio.shield(self._killing)
+        if self._killing is None:
+            self._killing = asyncio.create_task(asyncio.to_thread(self.container.cgroup.kill))
+        return self._killing
 
     async def _finish_kill(self) -> None:
         """A kill of the cgroup that is under way must not meet the next run."""
@@ -486,6 +490,9 @@ class Supervisor:
     def _oom(self) -> None:
         limit = self.spec.resources.memory
         self._listener(self, "oom", describe_exit(137, 9, True, limit))
+        if self.spec.resources.oom_group and self.process:
+            # With cgroup v1 the kernel kills one process only; with v2 it has killed them all, and this does nothing.
+            self._begin_kill(self.process)
 
     # State
 

@@ -66,6 +66,25 @@ class FakeProcess:
         self.close()
 
 
+class FakeNotifier:
+    """What a test makes readable with :meth:`tell`."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def tell(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def drain(self) -> None:
+        os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class FakeCgroup:
     """Counts; ``calls`` is what was done to it, in order."""
 
@@ -79,8 +98,14 @@ class FakeCgroup:
     def oom_kills(self) -> int:
         return self.kills
 
-    def oom_watch(self) -> None:
-        return None
+    def oom_watch(self) -> FakeNotifier:
+        self.oom = FakeNotifier()
+        return self.oom
+
+    def run_out_of_memory(self) -> None:
+        """The kernel kills one process, and tells."""
+        self.kills += 1
+        self.oom.tell()
 
     def freeze(self) -> None:
         self.calls.append("freeze")
