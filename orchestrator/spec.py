@@ -79,6 +79,23 @@ class Healthcheck(Spec, frozen=True):
     action: Literal["none", "restart", "stop"] = "none"
 
 
+class PressureTrigger(Spec, frozen=True):
+    """What is done when a container waits too much for a resource (the kernel's accounting/psi.rst).
+
+    :param kind: ``some``: at least one of its processes waits; ``full``: all of them do.
+    :param threshold: percent of the time within any ``window`` (seconds, 0.5 to 10).
+    :param sustained: seconds that it must last.
+    :param action: ``none`` is an event only; ``restart``, ``stop``, or ``signal:NAME`` to its first process.
+    """
+
+    resource: Literal["cpu", "memory", "io"]
+    threshold: float
+    kind: Literal["some", "full"] = "some"
+    window: float = 2.0
+    sustained: float = 10.0
+    action: str = "none"
+
+
 class RestartPolicy(Spec, frozen=True):
     """When a container that ended is started again.
 
@@ -229,6 +246,7 @@ class ServiceSpec(Spec, frozen=True):
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
     healthcheck: Healthcheck | None = None
+    pressure: tuple[PressureTrigger, ...] = ()
     restart: RestartPolicy = RestartPolicy()
     stop_signal: str = "SIGTERM"
     stop_grace_period: float = 10.0

@@ -76,6 +76,20 @@ class ProbeView(View):
     seconds: float
 
 
+class PressureTriggerView(View):
+    """A pressure trigger of a running container.
+
+    :param trigger: for people: ``memory some 20% over 2s for 10s``.
+    :param sustained: whether it is too much, for too long.
+    :param text: what has been noticed, if that goes on.
+    """
+
+    trigger: str
+    action: str
+    sustained: bool
+    text: str
+
+
 class InspectView(View):
     """Everything about one container (``orch inspect``)."""
 
@@ -89,6 +103,7 @@ class InspectView(View):
     program: list[str]  # the launch program, one described operation a line
     probes: list[ProbeView]
     environment: list[str]
+    pressure: list[PressureTriggerView] = []
 
 
 class PressureView(View):

@@ -16,11 +16,11 @@ from orchestrator.cgroups import limits
 from orchestrator.cgroups.failure import cause, reported
 from orchestrator.cgroups.hierarchies import Hierarchies, directory_name
 from orchestrator.cgroups.members import members
-from orchestrator.cgroups.stats import CgroupStats, read_oom_kills, read_stats
+from orchestrator.cgroups.stats import CgroupStats, parse_pressure, read_oom_kills, read_stats
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs
 from orchestrator.kernel.operations import Operation, mkdir, write
-from orchestrator.spec import Resources
+from orchestrator.spec import PressureTrigger, Resources
 
 _NO_LIMITS = Resources(pids=None)
 _GONE = (errno.ENOENT, errno.ENODEV)
@@ -184,6 +184,30 @@ class Cgroup:
             if version == 1:
                 return cgroupfs.EventNotifier(self.directories["memory"], "memory.oom_control")
         return None
+
+    def pressure_watch(self, trigger: PressureTrigger) -> cgroupfs.Notifier:
+        """Something for ``loop.add_reader`` that becomes readable when too much has been waited within a window.
+
+        At most once for each window. ``close()`` it after remove_reader, in a thread: that takes some 10 ms.
+
+        :raises KernelError: the kernel accounts no pressure, or refuses the window.
+        """
+        microseconds = (trigger.window * trigger.threshold * 1e4, trigger.window * 1e6)
+        text = " ".join([trigger.kind, *(str(round(number)) for number in microseconds)])
+        with reported(f"cannot watch the {trigger.resource} pressure of cgroup {self.path}"):
+            return cgroupfs.PressureNotifier(self._pressure_file(trigger.resource), text)
+
+    def waited(self, resource: str, kind: str) -> float:
+        """Seconds that some (or all: ``full``) of its processes have waited for a resource since it was made.
+
+        :raises KernelError: the cgroup is not there, or the kernel accounts no pressure.
+        """
+        with reported(f"cannot read the {resource} pressure of cgroup {self.path}"):
+            pressure = parse_pressure(cgroupfs.read(self._pressure_file(resource)))
+        return pressure.full_seconds if kind == "full" else pressure.some_seconds
+
+    def _pressure_file(self, resource: str) -> str:
+        return f"{self.directories.get('unified', '')}/{resource}.pressure"
 
     def pids(self) -> list[int]:
         """Its processes, as the host counts them, zombies left out; [] when the cgroup is not there."""

@@ -13,7 +13,8 @@ from orchestrator.cgroups.hierarchies import Hierarchies, v1_name
 from orchestrator.cgroups.mountinfo import parse
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs
-from orchestrator.spec import Resources
+from orchestrator.spec import PressureTrigger, Resources
+from orchestrator.units import format_duration
 
 #: v1's soft limit is the opposite: the kernel takes back from those that have one (cgroup-v1/memory.rst, 7.).
 _NO_PROTECTION = (
@@ -91,6 +92,20 @@ class CgroupHost:
         Starting a container all the same leaves those limits out.
         """
         return list(self._unsupported(resources, device))
+
+    def unwatchable(self, trigger: PressureTrigger) -> str:
+        """Why pressure cannot be watched so on this host, and the remedy; "" when it can."""
+        if self.pressure_lack:
+            return self.pressure_lack
+        match self.hierarchies.facts.pressure_windows:
+            case "none":
+                return (
+                    "the kernel lets nobody watch pressure without CAP_SYS_RESOURCE (use Linux 6.4 or later)"
+                )
+            case "even" if trigger.window % 2:
+                window = format_duration(trigger.window)
+                return f"a window of {window} takes CAP_SYS_RESOURCE, which orch lacks (2s, 4s, ... do not)"
+        return ""
 
     def ineffective(self, resources: Resources) -> list[str]:
         """Limits that the kernel takes but that do less than their name says here, and the remedy."""

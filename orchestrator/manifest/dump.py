@@ -23,7 +23,7 @@ from orchestrator.units import format_duration, format_size, parse_duration, par
 
 _DURATIONS = frozenset(
     ("timeout", "interval", "start_period", "start_interval", "backoff", "backoff_max", "reset_after",
-     "stop_grace_period")
+     "stop_grace_period", "window", "sustained")
 )  # fmt: skip
 _SIZES = frozenset(
     ("memory", "memory_high", "memory_low", "memory_min", "memory_swap", "size", "max_size", "read_bps",
@@ -89,6 +89,7 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "networks",
         "depends_on",
         "healthcheck",
+        "pressure",
         "restart",
         "resources",
         "logging",
@@ -107,6 +108,11 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         }
     if spec.healthcheck:
         table["healthcheck"] = _healthcheck(spec.healthcheck)
+    if spec.pressure:
+        table["pressure"] = [
+            _fields(trigger, "threshold") | {"threshold": f"{trigger.threshold!r}%"}
+            for trigger in spec.pressure
+        ]
     restart = _fields(spec.restart)
     if restart:
         table["restart"] = {"policy": spec.restart.policy, **restart}

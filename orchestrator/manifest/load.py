@@ -250,6 +250,8 @@ def _report_host(found: _Definitions, problems: Iterable[host.HostProblem]) -> N
                 draft.mounts[index][0].problem(text)
             case ("ports", int(index)):
                 draft.ports[index][0].problem(text)
+            case ("pressure", int(index)):
+                draft.values["pressure"][index][0].problem(text)
             case ("resources", "io", int(index)):
                 draft.values["resources"]["io"][index][0].problem(text)
             case _:

@@ -26,7 +26,15 @@ from orchestrator.manifest.kinds import (
     Value,
 )
 from orchestrator.manifest.place import Place
-from orchestrator.spec import DEFAULT_PIDS, Attachment, Condition, Dependency, IoLimit, Ulimit
+from orchestrator.spec import (
+    DEFAULT_PIDS,
+    Attachment,
+    Condition,
+    Dependency,
+    IoLimit,
+    PressureTrigger,
+    Ulimit,
+)
 
 _NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,62}"
 #: A program's stack, page tables and C library hardly fit into less; it is a floor against forgotten units.
@@ -212,6 +220,51 @@ HEALTHCHECK = Table(
         ),
         Key("disable", BOOLEAN, "No health check, though [defaults] has one.", default=False),
     ],
+)
+
+PRESSURE = Then(
+    Table(
+        "a table",
+        [
+            Key("resource", Choice("cpu", "memory", "io"), "What is waited for.", required=True),
+            Key(
+                "kind",
+                Choice("some", "full"),
+                "Whether some of the processes wait for it, or all.",
+                default="some",
+            ),
+            Key(
+                "threshold",
+                Value(
+                    (str, int, float),
+                    'a percentage such as "20%"',
+                    values.percent,
+                    {"minimum": 0.1, "maximum": 100},
+                ),
+                "The part of a window's time from which it is too much.",
+                required=True,
+            ),
+            Key(
+                "window",
+                Value(
+                    (str, int, float),
+                    'a duration such as "2s"',
+                    values.pressure_window,
+                    {"minimum": 0.5, "maximum": 10},
+                ),
+                "The time that is looked at.",
+                default="2s",
+            ),
+            Key("sustained", DURATION, "How long it must last.", default="10s"),
+            Key(
+                "action",
+                _text('"none", "restart", "stop" or "signal:NAME"', values.pressure_action),
+                "What to do then.",
+                default="none",
+            ),
+        ],
+    ),
+    lambda found: PressureTrigger(**found),
 )
 
 RESTART_POLICY = Choice("no", "on-failure", "always", "unless-stopped")
@@ -465,6 +518,11 @@ _SERVICE_KEYS = [
         in_defaults=False,
     ),
     Key("healthcheck", HEALTHCHECK, "How to tell whether a container works.", merge=_layered_check),
+    Key(
+        "pressure",
+        ListOf(PRESSURE, "a table or a list of tables", placed=True, or_one=True),
+        "What to do when a container waits too much for a resource.",
+    ),
     Key("restart", RESTART, "When a container that ended is started again.", default="no", merge=_layered),
     Key("stop_signal", Value((str, int), "a signal", values.stop_signal), "Asks to stop.", default="SIGTERM"),
     Key("stop_grace_period", DURATION, "The time between asking to stop and killing.", default="10s"),

@@ -132,6 +132,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
             if dependency.required or dependency.service in active
         ),
         healthcheck=_healthcheck(draft),
+        pressure=tuple(trigger for _, trigger in values.get("pressure", ())),
         restart=_restart(draft),
         resources=_resources(draft),
         logging=Logging(**values.get("logging", {})),

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.ids import NAME
 from orchestrator.manifest.place import hint
 from orchestrator.spec import Mount, Port, Ulimit
-from orchestrator.units import format_size, parse_duration, parse_size
+from orchestrator.units import format_duration, format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
 MAX_INTEGER = (1 << 63) - 1
@@ -239,6 +239,40 @@ _REAL_TIME = re.compile(r"SIGRTMIN\+([1-9]|[12]\d|30)")
 
 
 def stop_signal(value: str | int) -> str:
+    """A signal that asks a program to end."""
+    found = signal_name(value)
+    if found in ("SIGSTOP", "SIGCONT", "SIGCHLD"):
+        raise ValueError(
+            f'{found} stops no process for good (use one that ends it, such as "SIGTERM" or "SIGINT")'
+        )
+    return found
+
+
+def percent(value: str | int | float) -> float:
+    """A percentage, ``"20%"``; the sign may be left out."""
+    return real(value.strip().removesuffix("%") if isinstance(value, str) else value, 0.1, 100)
+
+
+def pressure_window(value: str | int | float) -> float:
+    """Seconds of a window that the kernel watches pressure in (WINDOW_MIN_US, WINDOW_MAX_US in kernel/sched/psi.c)."""
+    seconds = duration(value)
+    if not 0.5 <= seconds <= 10:
+        raise ValueError(f"a window of {format_duration(seconds)} is out of range (from 500ms to 10s)")
+    return seconds
+
+
+def pressure_action(value: str) -> str:
+    """``none``, ``restart``, ``stop``, or ``signal:`` and the name of a signal."""
+    word, colon, name = value.partition(":")
+    if word == "signal" and colon:
+        return f"signal:{signal_name(name)}"
+    actions = ("none", "restart", "stop")
+    if value not in actions:
+        raise ValueError(f'"{value}" is not allowed{hint(value, (*actions, "signal:SIGUSR1"))}')
+    return value
+
+
+def signal_name(value: str | int) -> str:
     """The name of a signal, with SIG; numbers, names without SIG and ``SIGRTMIN+3`` are accepted."""
     names = [member.name for member in signal.Signals]
     if isinstance(value, int) or value.isdecimal():
@@ -252,10 +286,6 @@ def stop_signal(value: str | int) -> str:
         return found
     if found not in names:
         raise ValueError(f'"{value}" is not a signal{hint(found, names)}')
-    if found in ("SIGSTOP", "SIGCONT", "SIGCHLD"):
-        raise ValueError(
-            f'{found} stops no process for good (use one that ends it, such as "SIGTERM" or "SIGINT")'
-        )
     return found
 
 

@@ -492,6 +492,9 @@ class Daemon:
         for service in spec.services.values():
             for problem in self.facilities.cgroups.unsupported(service.resources):
                 problems.append(f"services.{service.name}.resources.{problem}")
+            for index, trigger in enumerate(service.pressure):
+                if problem := self.facilities.cgroups.unwatchable(trigger):
+                    problems.append(f"services.{service.name}.pressure.{index}: {problem}")
         if problems:
             raise UsageError("\n".join(problems))
 

@@ -10,7 +10,9 @@ from orchestrator.spec import digest
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, PortView
+from orchestrator.supervise.watch import PressureWatch
+from orchestrator.units import format_duration
+from orchestrator.views import ContainerView, InspectView, PortView, PressureTriggerView
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -74,6 +76,18 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
         environment=[
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
+        pressure=[_trigger(watch) for watch in supervisor.pressure_watches],
+    )
+
+
+def _trigger(watch: PressureWatch) -> PressureTriggerView:
+    wanted = watch.trigger
+    window, sustained = format_duration(wanted.window), format_duration(wanted.sustained)
+    return PressureTriggerView(
+        trigger=f"{wanted.resource} {wanted.kind} {wanted.threshold:g}% over {window} for {sustained}",
+        action=wanted.action,
+        sustained=watch.sustained,
+        text=watch.text,
     )
 
 

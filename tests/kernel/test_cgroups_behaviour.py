@@ -27,7 +27,7 @@ from orchestrator.cgroups.group import Cgroup
 from orchestrator.cgroups.host import CgroupHost, detect
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs, operations, syscalls
-from orchestrator.spec import IoLimit, Resources
+from orchestrator.spec import IoLimit, PressureTrigger, Resources
 from support.waiting import wait_until
 
 M = 1 << 20
@@ -632,6 +632,62 @@ import signal; signal.pause()
     assert 16 * M < stats.memory < 48 * M
     assert stats.memory_peak is not None
     assert stats.memory_peak > 64 * M
+
+
+# -- pressure ------------------------------------------------------------------------------------------
+
+#: In multiples of 2 s the kernel watches for those who lack CAP_SYS_RESOURCE too.
+WAITING = PressureTrigger(resource="cpu", threshold=20.0, window=2.0)
+
+
+@kinds("hybrid", "v2")
+@pytest.mark.requires("psi")
+def test_processes_that_wait_for_a_processor_are_noticed(world: World) -> None:
+    limited = Resources(cpus=0.2, pids=None)
+    world.run(WAIT, limited)
+    watch = world.group.pressure_watch(WAITING)
+    try:
+        assert select.select([watch], [], [], 0)[0] == []
+        assert world.group.waited("cpu", "some") == world.group.stats().pressure["cpu"].some_seconds < 0.5
+        for _ in range(2):
+            world.start(SPIN, world.group.compile_join())
+        for _ in range(2):
+            assert select.select([watch], [], [], 20)[0] == [watch]
+            watch.drain()
+            assert select.select([watch], [], [], 0)[0] == []
+        assert world.group.waited("cpu", "some") > 0.4
+    finally:
+        watch.close()
+
+
+@kinds("hybrid", "v2")
+@pytest.mark.requires("psi")
+def test_a_pressure_watch_of_a_cgroup_that_goes_away_does_not_stay_readable(world: World) -> None:
+    world.run(WAIT).kill()
+    wait_until("it has ended", lambda: not world.group.populated())
+    watch = world.group.pressure_watch(WAITING)
+    try:
+        world.group.remove()
+        assert select.select([watch], [], [], 5)[0] == [watch]
+        watch.drain()
+        assert select.select([watch], [], [], 0.1)[0] == []
+        with pytest.raises(KernelError, match="cannot read the cpu pressure"):
+            world.group.waited("cpu", "some")
+    finally:
+        watch.close()
+
+
+@kinds("hybrid", "v2")
+@pytest.mark.requires("psi")
+@pytest.mark.parametrize("window", [0.5, 2.0, 3.0, 4.0, 10.0])
+def test_what_the_host_says_of_a_window_is_what_the_kernel_does(world: World, window: float) -> None:
+    trigger = PressureTrigger(resource="memory", kind="full", threshold=10.0, window=window)
+    world.prepare()
+    if world.host.unwatchable(trigger):
+        with pytest.raises(KernelError, match=r"EINVAL|EPERM"):
+            world.group.pressure_watch(trigger)
+    else:
+        world.group.pressure_watch(trigger).close()
 
 
 # -- freezing and killing ------------------------------------------------------------------------------

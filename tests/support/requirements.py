@@ -101,6 +101,13 @@ def _cgroup_unified_core() -> str:
     return "" if any(os.access(p, os.W_OK) for p in _unified_mounts()) else "needs a cgroup v2 mount"
 
 
+def _psi() -> str:
+    lacks = not os.path.exists("/proc/pressure/cpu") or not any(
+        os.path.exists(f"{point}/cpu.pressure") for point in _unified_mounts()
+    )
+    return "needs pressure accounting of a cgroup v2 hierarchy (boot with psi=1)" if lacks else ""
+
+
 REQUIREMENTS: dict[str, Requirement] = {
     "root": Requirement(_root),
     "netns": _namespace("--net"),
@@ -110,6 +117,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "cgroup-v1": Requirement(_cgroup_v1, kind_of_host=True),
     "cgroup-v2": Requirement(_cgroup_v2, kind_of_host=True),
     "cgroup-unified-core": Requirement(_cgroup_unified_core),
+    "psi": Requirement(_psi),
     "nft": _program("nft", "nftables"),
     "ip": _program("ip", "iproute2"),
     "busybox": _program("busybox", "busybox-static"),

@@ -12,7 +12,7 @@ from orchestrator.cgroups import limits
 from orchestrator.cgroups.facts import Facts
 from orchestrator.cgroups.host import CgroupHost, detect, parse_list
 from orchestrator.kernel.operations import Operation
-from orchestrator.spec import IoLimit, Resources
+from orchestrator.spec import IoLimit, PressureTrigger, Resources
 
 V1_NAMES = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb", "freezer")
 V1_MOUNTS = "".join(f"3 1 0:3 / /c/{name} rw - cgroup cgroup rw,{name}\n" for name in V1_NAMES)
@@ -397,6 +397,27 @@ def test_a_limit_that_cannot_be_set_is_told_with_its_remedy(
 def test_a_limit_of_something_that_is_no_disk_is_told() -> None:
     (problem,) = V2.unsupported(Resources(io=(IoLimit(device="/dev/null", read_bps=1),)))
     assert problem.startswith("io: /dev/null: Block device required")
+
+
+@pytest.mark.parametrize(
+    ("host", "window", "says"),
+    [
+        (V2, 0.5, ""),
+        (HYBRID, 3.0, ""),
+        (V1, 2.0, "only cgroup v2 accounts pressure (mkdir -p"),
+        (detect(V2_MOUNT, Facts(pressure_lack="none (boot with psi=1)")), 2.0, "none (boot with psi=1)"),
+        (detect(V2_MOUNT, Facts(pressure_windows="none")), 2.0, "use Linux 6.4 or later"),
+        (detect(V2_MOUNT, Facts(pressure_windows="even")), 4.0, ""),
+        (detect(V2_MOUNT, Facts(pressure_windows="even")), 3.0, "a window of 3s takes CAP_SYS_RESOURCE"),
+        (detect(V2_MOUNT, Facts(pressure_windows="even")), 2.5, "a window of 2s500ms takes"),
+    ],
+)
+def test_pressure_that_cannot_be_watched_is_told_with_the_remedy(
+    host: CgroupHost, window: float, says: str
+) -> None:
+    found = host.unwatchable(PressureTrigger(resource="io", threshold=1.0, window=window))
+    assert found.startswith(says) if says in ("", found) else says in found
+    assert bool(found) == bool(says)
 
 
 def test_limits_that_do_less_on_this_host_are_told() -> None:

@@ -28,6 +28,7 @@ from orchestrator.spec import (
     Mount,
     NetworkSpec,
     Port,
+    PressureTrigger,
     ProjectSpec,
     Resources,
     RestartPolicy,
@@ -84,6 +85,15 @@ _CHECKS = st.builds(
     start_period=_SECONDS,
     start_interval=_POSITIVE,
     action=st.sampled_from(["none", "restart", "stop"]),
+)
+_TRIGGERS = st.builds(
+    PressureTrigger,
+    resource=st.sampled_from(["cpu", "memory", "io"]),
+    kind=st.sampled_from(["some", "full"]),
+    threshold=st.floats(0.1, 100),
+    window=st.floats(0.5, 10),
+    sustained=_SECONDS,
+    action=st.sampled_from(["none", "restart", "stop", "signal:SIGUSR1", "signal:SIGRTMIN+3"]),
 )
 _RESTARTS = st.builds(
     RestartPolicy,
@@ -183,6 +193,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         networks=joined,
         depends_on=draw(_tuples(dependencies, unique_by=lambda entry: entry.service)) if earlier else (),
         healthcheck=probe,
+        pressure=draw(_tuples(_TRIGGERS)),
         restart=draw(_RESTARTS),
         stop_signal=draw(st.sampled_from(["SIGTERM", "SIGINT", "SIGKILL"])),
         stop_grace_period=draw(_SECONDS),

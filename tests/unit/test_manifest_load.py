@@ -22,6 +22,7 @@ from orchestrator.spec import (
     Mount,
     NetworkSpec,
     Port,
+    PressureTrigger,
     ProjectSpec,
     RestartPolicy,
     ServiceSpec,
@@ -226,6 +227,27 @@ def test_resources(tmp_path: Path) -> None:
     assert resources.io_weight == 10
     assert resources.io == (IoLimit(device="/dev/vda", read_bps=1 << 20, write_iops=5),)
     assert resources.hugepages == {"2MB": 4 << 20}
+
+
+def test_pressure_in_short_and_in_full(tmp_path: Path) -> None:
+    one = PressureTrigger(resource="memory", threshold=20.0)
+    assert _service(tmp_path, 'pressure = { resource = "memory", threshold = "20%" }').pressure == (one,)
+    text = """
+        [[services.web.pressure]]
+        resource = "cpu"
+        kind = "full"
+        threshold = 12.5
+        window = "4s"
+        sustained = "1m"
+        action = "signal:usr1"
+        [[services.web.pressure]]
+        resource = "memory"
+        threshold = 20
+        """
+    two = PressureTrigger(
+        resource="cpu", kind="full", threshold=12.5, window=4.0, sustained=60.0, action="signal:SIGUSR1"
+    )
+    assert _service(tmp_path, text).pressure == (two, one)
 
 
 @pytest.mark.parametrize("written", ['"unlimited"', "-1", "0", '"-1"'])
