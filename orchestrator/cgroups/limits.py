@@ -147,11 +147,12 @@ def _v1_cpu(resources: Resources, context: Context) -> Iterator[Setting]:
 
 
 def _v2_cpuset(resources: Resources, context: Context) -> Iterator[Setting]:
-    # A new line is empty: the parent's. "" would write nothing.
+    # All that there are, as on v1: an empty list, the parent's, is refused with ENOSPC while processes live in it
+    # (validate_change in kernel/cgroup/cpuset.c).
     if resources.cpuset is not None:
-        yield Setting("unified", "cpuset.cpus", resources.cpuset, "\n")
+        yield Setting("unified", "cpuset.cpus", resources.cpuset, context.facts.cpus)
     if resources.cpuset_mems is not None:
-        yield Setting("unified", "cpuset.mems", resources.cpuset_mems, "\n")
+        yield Setting("unified", "cpuset.mems", resources.cpuset_mems, context.facts.mems)
 
 
 def _v1_cpuset(resources: Resources, context: Context) -> Iterator[Setting]:
