@@ -73,8 +73,10 @@ def _held_ports(context: Context, project: str) -> set[tuple[str, int]]:
     return {(port.protocol, port.published) for container in containers for port in container.ports}
 
 
-def _service_pid(context: Context) -> int:
-    """The service; or this process, which would start it, and pass its own limits on."""
+def _service_pid(context: Context) -> int | None:
+    """The service; or this process, which would start it, and pass its own limits on. Only root can tell."""
+    if os.geteuid() != 0:
+        return None
     try:
         return context.client.version().pid
     except ServiceUnavailableError:
@@ -158,7 +160,7 @@ def _load(
     name: str | None = None,
     check_host: bool = False,
     ports_to_take: PortChoice | None = None,
-    service_pid: Callable[[], int] = os.getpid,
+    service_pid: Callable[[], int | None] = os.getpid,
 ) -> Loaded:
     from orchestrator.manifest.load import load
 

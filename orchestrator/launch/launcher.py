@@ -24,7 +24,13 @@ from orchestrator.ledger import Ledger
 from orchestrator.logs.pump import LogPump
 from orchestrator.network.manager import NetworkManager
 from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
-from orchestrator.runtime.program import CgroupPart, compile_exec, compile_limits, compile_start
+from orchestrator.runtime.program import (
+    CgroupPart,
+    compile_exec,
+    compile_limits,
+    compile_oom,
+    compile_start,
+)
 from orchestrator.runtime.program import environment as compile_environment
 from orchestrator.spec import ServiceSpec
 
@@ -198,7 +204,7 @@ class Launcher:
             working_dir=request.working_dir or container.spec.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
-            limits=compile_limits(container.spec, self._oom_score_adj),
+            limits=compile_oom(container.spec, self._oom_score_adj) + compile_limits(container.spec),
         )
         child = self._spawner.launch(program, [process.pidfd])
         try:

@@ -47,14 +47,17 @@ def host_problems(project: ProjectSpec) -> list[HostProblem]:
     ]
 
 
-def limit_problems(project: ProjectSpec, pid: Callable[[], int] = os.getpid) -> list[HostProblem]:
+def limit_problems(project: ProjectSpec, pid: Callable[[], int | None] = os.getpid) -> list[HostProblem]:
     """What is asked of ``ulimits`` and ``oom_score_adj`` beyond what the service may give.
 
-    :param pid: tells the process that the service is or will be; called only if there is something to see.
+    :param pid: tells the process that the service is, or that will start it; None when nobody knows. It is called
+        only if there is something to see.
     """
-    if not any(s.ulimits or (s.oom_score_adj or 0) < 0 for s in project.services.values()):
+    if not any(s.ulimits or s.oom_score_adj is not None for s in project.services.values()):
         return []
-    own = _Own.of(pid())
+    if (process := pid()) is None:
+        return []
+    own = _Own.of(process)
     return [
         HostProblem(service.name, keys, text)
         for service in project.services.values()

@@ -62,7 +62,7 @@ def load(
     name: str | None = None,
     check_host: bool = True,
     ports_to_take: PortChoice | None = None,
-    service_pid: Callable[[], int] = os.getpid,
+    service_pid: Callable[[], int | None] = os.getpid,
 ) -> Loaded:
     """The project that a manifest describes.
 
@@ -72,7 +72,7 @@ def load(
         COMPOSE_PROFILES of the environment names them, separated by commas.
     :param name: the project's name, instead of the one in the manifest.
     :param check_host: whether CPUs, folders and devices that this host lacks are problems.
-    :param service_pid: the process whose limits those of containers cannot exceed; this one, if it will start it.
+    :param service_pid: tells the process whose limits those of containers cannot exceed, if that is known.
     :param ports_to_take: of the ports that it chooses, those that something on this host has are problems.
     :raises ManifestError: with all problems, in the order of their lines.
     """

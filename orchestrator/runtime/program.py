@@ -100,17 +100,19 @@ def environment(spec: ServiceSpec, hostname: str, terminal: bool = False) -> dic
     return base | spec.environment
 
 
-def compile_limits(spec: ServiceSpec, oom_score_adj: int | None = None) -> list[Operation]:
-    """What bounds each process of a container by itself, those of exec too; while it may still see /proc.
-
-    :param oom_score_adj: of a container that says nothing of it; None leaves the spawner's.
-    """
+def compile_limits(spec: ServiceSpec) -> list[Operation]:
+    """What each process of a container may have of getrlimit(2), those of exec too."""
     limits = DEFAULT_ULIMITS | {name: (limit.soft, limit.hard) for name, limit in spec.ulimits.items()}
-    operations: list[Operation] = [["limit", name, soft, hard] for name, (soft, hard) in limits.items()]
-    adjustment = oom_score_adj if spec.oom_score_adj is None else spec.oom_score_adj
-    if adjustment is not None:
-        operations.append(plain.write("/proc/self/oom_score_adj", str(adjustment)))
-    return operations
+    return [["limit", name, soft, hard] for name, (soft, hard) in limits.items()]
+
+
+def compile_oom(spec: ServiceSpec, otherwise: int | None) -> list[Operation]:
+    """How soon the kernel kills it when memory runs out. To be done first: it takes root, and the host's /proc.
+
+    :param otherwise: for a container that says nothing of it; None leaves what the spawner has.
+    """
+    adjustment = otherwise if spec.oom_score_adj is None else spec.oom_score_adj
+    return [] if adjustment is None else [plain.write("/proc/self/oom_score_adj", str(adjustment))]
 
 
 def _become(
@@ -145,7 +147,7 @@ def compile_start(
     """The program that starts a container.
 
     :param last_capability: the kernel's highest capability number (/proc/sys/kernel/cap_last_cap).
-    :param oom_score_adj: as :func:`compile_limits` has it.
+    :param oom_score_adj: of a container that says nothing of it, as :func:`compile_oom` has it.
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
@@ -153,6 +155,7 @@ def compile_start(
     sysctls = (_base_sysctls(spec) if network.new else {}) | spec.sysctls
     operations: list[Operation] = [
         *cgroup.enter,
+        *compile_oom(spec, oom_score_adj),
         ["unshare-cgroup"],
         ["stage", "cgroup"],
         ["hostname", hostname],
@@ -170,7 +173,7 @@ def compile_start(
     operations.append(["stage", "network"])
     operations += [plain.write("/proc/sys/" + key.replace(".", "/"), value) for key, value in sysctls.items()]
     operations += rootfs.restrict(files.layers if spec.read_only else ())
-    operations += compile_limits(spec, oom_score_adj)
+    operations += compile_limits(spec)
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(
@@ -212,7 +215,7 @@ def compile_exec(
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd).
 
-    :param limits: as :func:`compile_limits` makes them.
+    :param limits: as :func:`compile_oom` and :func:`compile_limits` make them.
     """
     operations: list[Operation] = [*cgroup.enter, *limits, ["join", "container", "all"]]
     if terminal:

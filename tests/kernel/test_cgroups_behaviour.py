@@ -419,6 +419,7 @@ for _ in range({size // M}):
 {WAIT}"""
 
 
+@pytest.mark.vm
 @kinds("v2")
 @pytest.mark.parametrize("claim", [None, 48 * M])
 def test_memory_that_a_group_claims_is_not_taken_from_it(
@@ -457,6 +458,7 @@ def test_a_claim_is_known_to_all_levels_until_it_is_given_up(world: World) -> No
     assert [int(file.read_text()) for file in files] == [0] * 6
 
 
+@pytest.mark.vm
 @kinds("v2")
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_kernel_kills_one_process_or_the_whole_group(world: World, whole: bool) -> None:
@@ -640,6 +642,7 @@ import signal; signal.pause()
 WAITING = PressureTrigger(resource="cpu", threshold=20.0, window=2.0)
 
 
+@pytest.mark.vm
 @kinds("hybrid", "v2")
 @pytest.mark.requires("psi")
 def test_processes_that_wait_for_a_processor_are_noticed(world: World) -> None:

@@ -25,6 +25,7 @@ from orchestrator.runtime.program import (
     RootfsPart,
     compile_exec,
     compile_limits,
+    compile_oom,
     compile_start,
     environment,
 )
@@ -354,7 +355,7 @@ async def test_exec_has_the_containers_limits(box: Box) -> None:
     await process.started()
     program = compile_exec(
         ["cat", "/proc/self/oom_score_adj", "/proc/self/limits"], environment(spec, "box"), CgroupPart(),
-        LAST_CAPABILITY, limits=compile_limits(spec),
+        LAST_CAPABILITY, limits=compile_oom(spec, None) + compile_limits(spec),
     )  # fmt: skip
     extra = box.spawner.launch(program, [process.pidfd])
     await extra.started()

@@ -80,6 +80,7 @@ def test_limits_change_under_a_running_container(orch: Orch) -> None:
     assert actions(orch, "r", "started") == [("started", "x-1")]
 
 
+@pytest.mark.vm
 @pytest.mark.requires("cgroup-v2")
 def test_protected_memory_is_claimed_by_every_level_while_the_container_is_there(orch: Orch) -> None:
     up(orch, '["sleep", "1000"]', 'replicas = 1\nresources = { memory_low = "8M", memory_min = "4M" }')

@@ -120,8 +120,14 @@ def test_nobody_may_have_more_descriptors_than_the_kernel_allows(bounded: int) -
 
 
 def test_a_project_that_asks_for_nothing_of_the_kind_is_not_looked_at() -> None:
-    project = ProjectSpec(name="x", services={"a": ServiceSpec(name="a", oom_score_adj=5)})
+    project = ProjectSpec(name="x", services={"a": ServiceSpec(name="a")})
     assert limit_problems(project, lambda: pytest.fail("it was")) == []
+
+
+def test_nothing_is_said_of_a_service_that_nobody_knows() -> None:
+    limits = {"nofile": Ulimit(soft=10, hard=-1)}
+    project = ProjectSpec(name="x", services={"a": ServiceSpec(name="a", ulimits=limits)})
+    assert limit_problems(project, lambda: None) == []
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

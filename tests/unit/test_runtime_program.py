@@ -18,6 +18,7 @@ from orchestrator.runtime.program import (
     RootfsPart,
     compile_exec,
     compile_limits,
+    compile_oom,
     compile_start,
     describe,
 )
@@ -75,29 +76,36 @@ def test_privileges_are_dropped_after_everything_that_needs_them() -> None:
 
 def test_a_program_has_no_core_files_and_few_descriptors_unless_the_manifest_says_so() -> None:
     def limits(**fields: Any) -> list[list[Any]]:
-        operations = compiled(ServiceSpec(name="x", command=("true",), **fields)).operations
-        return [op for op in operations if op[0] == "limit" or op[1:2] == ["/proc/self/oom_score_adj"]]
+        return [
+            op
+            for op in compiled(ServiceSpec(name="x", command=("true",), **fields)).operations
+            if op[0] == "limit"
+        ]
 
     assert limits() == [["limit", "core", 0, 0], ["limit", "nofile", 1024, None]]
     wanted = {"nofile": Ulimit(soft=5, hard=6), "cpu": Ulimit(soft=-1, hard=-1)}
-    assert limits(ulimits=wanted, oom_score_adj=5) == [
+    assert limits(ulimits=wanted) == [
         ["limit", "core", 0, 0],
         ["limit", "nofile", 5, 6],
         ["limit", "cpu", -1, -1],
-        ["write", "/proc/self/oom_score_adj", "5"],
     ]
 
 
 def test_a_service_that_is_spared_by_the_oom_killer_does_not_spare_its_containers() -> None:
     silent, own = ServiceSpec(name="x"), ServiceSpec(name="x", oom_score_adj=-7)
-    zero = ["write", "/proc/self/oom_score_adj", "0"]
-    assert compile_limits(silent, None) == compile_limits(silent, 0)[:-1]
-    assert compile_limits(silent, 0)[-1] == zero
-    assert compile_limits(own, 0)[-1] == ["write", "/proc/self/oom_score_adj", "-7"]
+    assert compile_oom(silent, None) == []
+    assert compile_oom(silent, 0) == [["write", "/proc/self/oom_score_adj", "0"]]
+    assert compile_oom(own, 0) == [["write", "/proc/self/oom_score_adj", "-7"]]
+
+
+def test_the_oom_killer_is_told_while_the_hosts_proc_is_there() -> None:
+    order = compiled(ServiceSpec(name="x", command=("true",), oom_score_adj=5)).operations
+    assert order.index(["write", "/proc/self/oom_score_adj", "5"]) < order.index(["unshare-cgroup"])
 
 
 def test_exec_is_held_to_the_same_limits_before_it_sees_the_container() -> None:
-    limits = compile_limits(ServiceSpec(name="x", oom_score_adj=5))
+    spec = ServiceSpec(name="x", oom_score_adj=5)
+    limits = compile_oom(spec, None) + compile_limits(spec)
     order = compile_exec(["a"], {}, CGROUP, 40, limits=limits).operations
     assert order[1 : 1 + len(limits)] == limits
     assert order[1 + len(limits)][0] == "join"
