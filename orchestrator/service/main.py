@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -105,6 +106,8 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+    # Each container takes about 12 descriptors. The spawner needs as many; containers get a soft limit of their own.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     lock = _prepare_folders(instance)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(os.close, lock)
