@@ -6,20 +6,26 @@ named in :data:`_PRELUDE`, and ``inside``; what it returns is what JSON can say.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import os
+import shutil
+import subprocess
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from orchestrator.errors import OrchError, from_wire
+from orchestrator.errors import from_wire
 from orchestrator.manifest.load import load
-from orchestrator.service.client import Client, Exited, StdioChannel, Terminal
+from orchestrator.service.client import Client, StdioChannel, Terminal
 from orchestrator.spec import ProjectSpec
 from support import inside
 from support.cli import Orch
 
+Changes = Sequence[Sequence[Any]]
 PROJECT, SERVICE = "attacks", "idle"
 _PRELUDE = """
 import ctypes, errno, fcntl, json, mmap, os, signal, socket, stat, struct, sys, time, types
@@ -29,6 +35,14 @@ exec({inside!r}, inside.__dict__)
 arguments = json.loads(sys.argv[1])
 print("\\n" + json.dumps({name}(*arguments)), flush=True)
 """
+
+
+class Ended(NamedTuple):
+    """A program that has ended."""
+
+    output: str
+    errors: str
+    code: int
 
 
 class AttackFailed(AssertionError):
@@ -55,41 +69,73 @@ def read_result(output: str) -> Any:
 
 
 class Target:
-    """A service of its own with one container that a manifest says nothing about, and more on demand."""
+    """A service of its own with one container that a manifest says nothing about, and more on demand.
+
+    :param orch: the instance; beneath its ``base`` are the things that :mod:`support.tampered_service` names.
+    """
 
     def __init__(self, orch: Orch) -> None:
-        self._orch = orch
+        self.orch = orch
         self._client = Client(orch.instance)
-        orch.project = PROJECT
-        orch.up(self._manifest(""))
 
     @property
-    def orch(self) -> Orch:
-        """The instance."""
-        return self._orch
+    def interpreter(self) -> Path:
+        """What the spawner is executed from: a copy that may come to harm."""
+        return Path(self.orch.base, "bin/python3")
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        """Start the service, and wait until the default container runs."""
+        base = Path(self.orch.base)
+        for folder in ("bin", "open"):
+            (base / folder).mkdir()
+        shutil.copy(os.path.realpath(sys.executable), self.interpreter)
+        (base / "lib").symlink_to(f"{sys.base_prefix}/lib")  # where it finds its modules
+        self._tamper(())
+        reading, writing = os.pipe()
+        with open(reading) as ready, open(base / "service.log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "support.tampered_service", self.orch.base,
+                 "--state-dir", self.orch.instance.state_dir, "--run-dir", self.orch.instance.run_dir,
+                 "--ready-fd", str(writing)],
+                env={**self.orch.environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writing],
+            )  # fmt: skip
+            os.close(writing)
+            assert ready.readline() == "ready\n", self.orch.service_log
+        self.orch.project = PROJECT
+        self.orch.up(self._manifest(""))
+        return process
+
+    def _tamper(self, changes: Changes) -> None:
+        Path(self.orch.base, "tamper").write_text(json.dumps(changes))
 
     def _manifest(self, options: str) -> str:
         text = f'name = "{PROJECT}"\n[services.{SERVICE}]\ncommand = ["sleep", "infinity"]\n{options}\n'
-        return self._orch.manifest(text, "attacks.toml")
+        return self.orch.manifest(text, "attacks.toml")
 
     def spec(self, options: str) -> ProjectSpec:
         """The project whose service has these lines in the manifest."""
         return load(self._manifest(options), environ={}).project
 
-    def start(self, function: Callable[..., Any], *arguments: Any, options: str = "") -> Any:
+    def start(
+        self, function: Callable[..., Any], *arguments: Any, options: str = "", tamper: Changes = ()
+    ) -> Any:
         """Perform the attack as the program of a new container.
 
         :param options: the service's lines in the manifest; none is a default container.
+        :param tamper: what is changed in its launch program (see :func:`support.tampered_service.tamper`).
         """
-        command = compile_attack(function, *arguments)
-        return self._listen(
-            self._client.run(self.spec(options), SERVICE, command, Terminal(stdin=False), dependencies=False)
-        )
+        return _result(self.run(compile_attack(function, *arguments), options=options, tamper=tamper))
 
-    def exec(self, function: Callable[..., Any], *arguments: Any, user: str | None = None) -> Any:
+    def exec(
+        self, function: Callable[..., Any], *arguments: Any, user: str | None = None, tamper: Changes = ()
+    ) -> Any:
         """Perform the attack as one more process of the default container."""
         command = compile_attack(function, *arguments)
-        return self._listen(self._client.exec(PROJECT, SERVICE, command, Terminal(stdin=False), user=user))
+        with self._tampered(tamper):
+            return _result(
+                _converse(self._client.exec(PROJECT, SERVICE, command, Terminal(stdin=False), user=user))
+            )
 
     def both(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Perform the attack in both ways in default containers; what it returned, which must be the same."""
@@ -97,40 +143,49 @@ class Target:
         assert started == executed, f"started: {started!r}, exec'd: {executed!r}"
         return started
 
-    def run(self, command: Sequence[str], options: str = "") -> str:
-        """What a program of a new container prints.
+    def run(self, command: Sequence[str], *, options: str = "", tamper: Changes = ()) -> Ended:
+        """Run a program in a new container.
 
         :raises OrchError: when it cannot be started.
         """
-        channel = self._client.run(
-            self.spec(options), SERVICE, command, Terminal(stdin=False), dependencies=False
-        )
-        return "".join(_converse(channel)[:2])
+        with self._tampered(tamper):
+            return _converse(
+                self._client.run(
+                    self.spec(options), SERVICE, command, Terminal(stdin=False), dependencies=False
+                )
+            )
 
-    def _listen(self, channel: StdioChannel) -> Any:
-        output, errors, exited = _converse(channel)
-        if exited.code:
-            raise AttackFailed(f"{output}{errors}[{exited.reason}]")
-        return read_result(output)
+    @contextlib.contextmanager
+    def _tampered(self, changes: Changes) -> Iterator[None]:
+        self._tamper(changes)
+        try:
+            yield
+        finally:
+            self._tamper(())
 
 
-def _converse(channel: StdioChannel) -> tuple[str, str, Exited]:
-    """A program's output, its errors, and how it ended."""
-    output, errors, exited = "", "", None
+def _result(ended: Ended) -> Any:
+    if ended.code:
+        raise AttackFailed(str(ended))
+    return read_result(ended.output)
+
+
+def _converse(channel: StdioChannel) -> Ended:
+    """Listen to a program until it ends."""
+    output, errors = "", ""
     try:
-        while not exited:
+        while not channel.ended:
             for message in channel.pending() or channel.receive():
                 if message.error:
                     raise from_wire(message.error)
                 if message.started:
                     stdout, stderr = channel.take_descriptors()[-2:]
                     output, errors = _read_all(stdout), _read_all(stderr)
-                exited = message.exited or exited
-            if channel.ended and not exited:
-                raise OrchError("the service hung up", "", "")
+                if message.exited:
+                    return Ended(output, errors, message.exited.code)
+        raise channel.lost()
     finally:
         channel.close()
-    return output, errors, exited
 
 
 def _read_all(fd: int) -> str:

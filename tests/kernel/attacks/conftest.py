@@ -15,9 +15,11 @@ from support.cli import Orch, make_base
 def target(inside_the_sandbox: None) -> Iterator[Target]:
     """A service with a default container; it and all it made is gone afterwards."""
     orch = Orch(make_base())
-    try:
-        yield Target(orch)
-    finally:
-        problems = orch.close()
-        shutil.rmtree(orch.base, ignore_errors=True)
+    made = Target(orch)
+    with made.serve():
+        try:
+            yield made
+        finally:
+            problems = orch.close()
+    shutil.rmtree(orch.base, ignore_errors=True)
     assert not problems, "\n".join(problems)
