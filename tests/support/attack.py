@@ -26,6 +26,10 @@ from support import inside
 from support.cli import Orch
 
 Changes = Sequence[Sequence[Any]]
+#: Lines of a manifest that switch a guard off.
+HOST_USERS = 'userns = "host"'
+HOST_PIDS = 'pid = "host"'
+UNCONFINED = '# seccomp = "unconfined"'
 PROJECT, SERVICE = "attacks", "idle"
 _PRELUDE = """
 import ctypes, errno, fcntl, json, mmap, os, signal, socket, stat, struct, sys, time, types
@@ -35,6 +39,16 @@ exec({inside!r}, inside.__dict__)
 arguments = json.loads(sys.argv[1])
 print("\\n" + json.dumps({name}(*arguments)), flush=True)
 """
+
+
+def capabilities(*names: str) -> str:
+    """A line that gives these capabilities."""
+    return f"cap_add = {json.dumps(names)}"
+
+
+def joined(*lines: str) -> str:
+    """Several lines of a manifest."""
+    return "\n".join(lines)
 
 
 class Ended(NamedTuple):
@@ -112,6 +126,13 @@ class Target:
     def _manifest(self, options: str) -> str:
         text = f'name = "{PROJECT}"\n[services.{SERVICE}]\ncommand = ["sleep", "infinity"]\n{options}\n'
         return self.orch.manifest(text, "attacks.toml")
+
+    def marker(self, text: str) -> str:
+        """A new file of the host, root's, with that text in it; its path."""
+        path = Path(self.orch.work, "marker")
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        return str(path)
 
     def spec(self, options: str) -> ProjectSpec:
         """The project whose service has these lines in the manifest."""

@@ -63,6 +63,8 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # x86-64, aarch64
 _COLUMN = {"x86_64": 0, "aarch64": 1}[os.uname().machine]
 
 libc = ctypes.CDLL(None, use_errno=True)
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
 
 
 def check(result: int) -> int:
@@ -78,7 +80,8 @@ def check(result: int) -> int:
 
 def call(name: str, *arguments: object) -> int:
     """A system call by its name."""
-    return check(libc.syscall(_NUMBERS[name][_COLUMN], *arguments))
+    words = (ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)
+    return check(_syscall(_NUMBERS[name][_COLUMN], *words))
 
 
 def attempt(action: Callable[..., object], *arguments: object) -> str:
