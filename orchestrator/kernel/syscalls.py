@@ -78,6 +78,7 @@ _NS_GET_USERNS = 0xB701
 # linux/keyctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
+_BPF = {"x86_64": 321, "aarch64": 280}
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
@@ -260,3 +261,10 @@ def statfs_type(fd: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, buffer))
     return int(struct.unpack_from("l", buffer)[0])
+
+
+def bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """bpf(2): the result, a descriptor or 0, and the attributes as the kernel left them."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = _syscall(_BPF[os.uname().machine], command, buffer, ctypes.c_uint(len(attributes)))
+    return _check(result), buffer.raw
