@@ -25,6 +25,7 @@ from orchestrator.kernel.syscalls import (
     PR_SET_CHILD_SUBREAPER,
     clone3,
     default_signal,
+    hide,
     prctl,
     set_name,
     setns,
@@ -237,6 +238,7 @@ class Spawner:
     def _become_child(self, program: dict[str, Any], plumbing: _Plumbing, slots: dict[str, int]) -> NoReturn:
         try:
             assert plumbing.child_status is not None
+            hide()  # it will be where others are, and it has the host's files and the service's environment
             plumbing.close_ours()
             for number in _CHILD_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
