@@ -139,23 +139,43 @@ class Target:
         return load(self._manifest(options), environ={}).project
 
     def start(
-        self, function: Callable[..., Any], *arguments: Any, options: str = "", tamper: Changes = ()
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        options: str = "",
+        user: str | None = None,
+        working_dir: str | None = None,
+        tamper: Changes = (),
     ) -> Any:
         """Perform the attack as the program of a new container.
 
         :param options: the service's lines in the manifest; none is a default container.
         :param tamper: what is changed in its launch program (see :func:`support.tampered_service.tamper`).
         """
-        return _result(self.run(compile_attack(function, *arguments), options=options, tamper=tamper))
+        return _result(
+            self.run(
+                compile_attack(function, *arguments),
+                options=options, user=user, working_dir=working_dir, tamper=tamper,
+            )
+        )  # fmt: skip
 
     def exec(
-        self, function: Callable[..., Any], *arguments: Any, user: str | None = None, tamper: Changes = ()
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        user: str | None = None,
+        working_dir: str | None = None,
+        tamper: Changes = (),
     ) -> Any:
         """Perform the attack as one more process of the default container."""
         command = compile_attack(function, *arguments)
         with self._tampered(tamper):
             return _result(
-                _converse(self._client.exec(PROJECT, SERVICE, command, Terminal(stdin=False), user=user))
+                _converse(
+                    self._client.exec(
+                        PROJECT, SERVICE, command, Terminal(stdin=False), user=user, working_dir=working_dir
+                    )
+                )
             )
 
     def both(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -164,7 +184,15 @@ class Target:
         assert started == executed, f"started: {started!r}, exec'd: {executed!r}"
         return started
 
-    def run(self, command: Sequence[str], *, options: str = "", tamper: Changes = ()) -> Ended:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        options: str = "",
+        user: str | None = None,
+        working_dir: str | None = None,
+        tamper: Changes = (),
+    ) -> Ended:
         """Run a program in a new container.
 
         :raises OrchError: when it cannot be started.
@@ -172,9 +200,10 @@ class Target:
         with self._tampered(tamper):
             return _converse(
                 self._client.run(
-                    self.spec(options), SERVICE, command, Terminal(stdin=False), dependencies=False
+                    self.spec(options), SERVICE, command, Terminal(stdin=False),
+                    user=user, working_dir=working_dir, dependencies=False,
                 )
-            )
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def _tampered(self, changes: Changes) -> Iterator[None]:

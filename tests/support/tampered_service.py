@@ -60,7 +60,9 @@ def _serve(base: str, arguments: list[str]) -> int:
     leak = os.open(f"{base}/open", os.O_RDONLY | os.O_DIRECTORY)
     popen = subprocess.Popen
 
-    def start_spawner(words: list[str], *, pass_fds: Sequence[int], **options: Any) -> subprocess.Popen[bytes]:
+    def start_spawner(
+        words: list[str], *, pass_fds: Sequence[int], **options: Any
+    ) -> subprocess.Popen[bytes]:
         words[0] = f"{base}/bin/python3"
         return popen(words, pass_fds=[*pass_fds, leak], **options)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
