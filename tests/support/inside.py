@@ -57,6 +57,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {  # x86-64, aarch64
     "fsconfig": (431, 431),
     "fsmount": (432, 432),
     "clone3": (435, 435),
+    "mount_setattr": (442, 442),
     "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438),
 }
@@ -78,10 +79,15 @@ def check(result: int) -> int:
     return result
 
 
-def call(name: str, *arguments: object) -> int:
+def call(number: str, *arguments: object) -> int:
     """A system call by its name."""
     words = (ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)
-    return check(_syscall(_NUMBERS[name][_COLUMN], *words))
+    return check(_syscall(_NUMBERS[number][_COLUMN], *words))
+
+
+def name(error: OSError) -> str:
+    """The name of its errno."""
+    return errno.errorcode[error.errno or 0]
 
 
 def attempt(action: Callable[..., object], *arguments: object) -> str:
@@ -89,13 +95,13 @@ def attempt(action: Callable[..., object], *arguments: object) -> str:
     try:
         action(*arguments)
     except OSError as error:
-        return errno.errorcode[error.errno or 0]
+        return name(error)
     return DONE
 
 
-def attempt_call(name: str, *arguments: object) -> str:
+def attempt_call(number: str, *arguments: object) -> str:
     """:func:`attempt` of a system call."""
-    return attempt(call, name, *arguments)
+    return attempt(call, number, *arguments)
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:

@@ -5,6 +5,8 @@
 * ``tamper`` says, as JSON, what is done to launch programs from now on (see :func:`tamper`);
 * ``bin/python3`` is the spawner's interpreter, which an attacker may overwrite;
 * ``open`` is a folder that the spawner holds open, and forgot to close on exec.
+
+It is in the group :data:`GROUP`, and has a session keyring with a key :data:`KEY`.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from typing import Any
 import msgspec
 
 from orchestrator.kernel.operations import Operation
+from orchestrator.kernel.syscalls import join_session_keyring
 from orchestrator.runtime.handle import Process, SpawnerHandle
 from orchestrator.runtime.program import Program
 from orchestrator.service.main import main
+from support import inside
 
 #: A group that whoever starts the service is in.
 GROUP = 424242
+#: A key in its session keyring; it reads ``secret``.
+KEY = "orch-attack"
 
 
 def tamper(operations: list[Operation], changes: Sequence[Sequence[Any]]) -> list[Operation]:
@@ -57,6 +63,8 @@ def _serve(base: str, arguments: list[str]) -> int:
 
     SpawnerHandle.launch = launch_tampered  # type: ignore[method-assign]
     os.setgroups([0, GROUP])
+    join_session_keyring()
+    inside.call("add_key", b"user", KEY.encode(), b"secret", 6, -3)  # KEY_SPEC_SESSION_KEYRING
     leak = os.open(f"{base}/open", os.O_RDONLY | os.O_DIRECTORY)
     popen = subprocess.Popen
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 from pathlib import Path
@@ -130,7 +129,7 @@ def open_by_handle(handle: str, kind: int) -> str:
     try:
         fd = inside.call("open_by_handle_at", place, buffer, os.O_RDONLY)
     except OSError as error:
-        return errno.errorcode[error.errno]
+        return inside.name(error)
     return os.read(fd, 100).decode()
 
 
@@ -150,4 +149,4 @@ def handle_of(path: str) -> tuple[str, int]:
     mount = ctypes.c_int()
     inside.call("name_to_handle_at", inside.AT_FDCWD, path.encode(), buffer, ctypes.byref(mount), 0)
     size, kind = struct.unpack_from("Ii", buffer)
-    return buffer[8 : 8 + size].hex(), kind
+    return bytes(buffer.raw[8 : 8 + size]).hex(), kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 import subprocess
@@ -132,7 +131,7 @@ def read_by_root_link(pid: int, path: str) -> str:
     try:
         return inside.read(f"/proc/{pid}/root{path}")
     except OSError as error:
-        return errno.errorcode[error.errno]
+        return inside.name(error)
 
 
 def test_the_hosts_files_are_not_reached_by_proc_root(target: Target) -> None:
@@ -152,7 +151,7 @@ def join_namespaces(marker: str) -> list[str]:
         try:
             fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
         except OSError as error:
-            words.append(errno.errorcode[error.errno])
+            words.append(inside.name(error))
         else:
             words.append(inside.attempt_call("setns", fd, 0))
     return words
