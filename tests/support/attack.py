@@ -32,6 +32,7 @@ HOST_PIDS = 'pid = "host"'
 UNCONFINED = '# seccomp = "unconfined"'
 PROJECT, SERVICE = "attacks", "idle"
 _PRELUDE = """
+from collections.abc import Callable
 import ctypes, errno, fcntl, json, mmap, os, signal, socket, stat, struct, sys, time, types
 inside = types.ModuleType("inside")
 exec({inside!r}, inside.__dict__)
@@ -116,6 +117,7 @@ class Target:
             )  # fmt: skip
             os.close(writing)
             assert ready.readline() == "ready\n", self.orch.service_log
+        base.chmod(0o755)  # mkdtemp(3) made it root's alone: what the service makes in it must be safe by itself
         self.orch.project = PROJECT
         self.orch.up(self._manifest(""))
         return process
@@ -163,20 +165,22 @@ class Target:
         self,
         function: Callable[..., Any],
         *arguments: Any,
+        project: str = PROJECT,
+        container: str = SERVICE,
         user: str | None = None,
         working_dir: str | None = None,
         tamper: Changes = (),
     ) -> Any:
-        """Perform the attack as one more process of the default container."""
-        command = compile_attack(function, *arguments)
+        """Perform the attack as one more process of the default container, or of another."""
         with self._tampered(tamper):
             return _result(
                 _converse(
                     self._client.exec(
-                        PROJECT, SERVICE, command, Terminal(stdin=False), user=user, working_dir=working_dir
+                        project, container, compile_attack(function, *arguments), Terminal(stdin=False),
+                        user=user, working_dir=working_dir,
                     )
                 )
-            )
+            )  # fmt: skip
 
     def both(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Perform the attack in both ways in default containers; what it returned, which must be the same."""
