@@ -33,7 +33,7 @@ UNCONFINED = '# seccomp = "unconfined"'
 PROJECT, SERVICE = "attacks", "idle"
 _PRELUDE = """
 from collections.abc import Callable
-import ctypes, errno, fcntl, json, mmap, os, signal, socket, stat, struct, sys, time, types
+import ctypes, errno, fcntl, json, os, select, signal, socket, stat, struct, sys, termios, time, types
 inside = types.ModuleType("inside")
 exec({inside!r}, inside.__dict__)
 {function}
@@ -119,13 +119,14 @@ class Target:
             assert ready.readline() == "ready\n", self.orch.service_log
         base.chmod(0o755)  # mkdtemp(3) made it root's alone: what the service makes in it must be safe by itself
         self.orch.project = PROJECT
-        self.orch.up(self._manifest(""))
+        self.orch.up(self.manifest(""))
         return process
 
     def _tamper(self, changes: Changes) -> None:
         Path(self.orch.base, "tamper").write_text(json.dumps(changes))
 
-    def _manifest(self, options: str) -> str:
+    def manifest(self, options: str) -> str:
+        """The manifest whose service has these lines, as a file."""
         text = f'name = "{PROJECT}"\n[services.{SERVICE}]\ncommand = ["sleep", "infinity"]\n{options}\n'
         return self.orch.manifest(text, "attacks.toml")
 
@@ -138,7 +139,7 @@ class Target:
 
     def spec(self, options: str) -> ProjectSpec:
         """The project whose service has these lines in the manifest."""
-        return load(self._manifest(options), environ={}).project
+        return load(self.manifest(options), environ={}).project
 
     def start(
         self,
