@@ -77,3 +77,40 @@ def paste() -> list[str]:
 def test_consoles_are_not_reached(target: Target) -> None:
     """CVE-2023-1017's neighbours TIOCLINUX and KDSKBSENT: on pipes, and on /dev/null, they are no such request."""
     assert set(target.both(paste)) <= {"ENOTTY", "EPERM", "EINVAL"}
+
+
+#: Sets a terminal's title; others of its kind make it type, or write to files (CVE-2003-0063 and its heirs).
+ESCAPE = "\x1b]2;pwned\x07"
+HOSTILE = r"""
+name = "hostile"
+[services.web]
+command = ["python3", "-c", 'import signal; print("\u001b]2;pwned\u0007", flush=True); signal.pause()', "\u001b]2;pwned\u0007"]
+hostname = "web"
+healthcheck = { test = ["CMD", "printf", "\u001b]2;pwned\u0007"], interval = "1h", start_interval = "50ms", start_period = "1m" }
+[services.sick]
+command = ["sleep", "infinity"]
+healthcheck = { test = ["CMD", "sh", "-c", 'printf "\033]2;pwned\007"; exit 1'], interval = "50ms", retries = 1 }
+[services.next]
+command = ["sleep", "infinity"]
+depends_on = { sick = { condition = "healthy", timeout = "5s" } }
+"""
+
+
+def test_no_escape_code_reaches_the_users_terminal(target: Target) -> None:
+    """What a container says, calls its processes, or fails with is text of a stranger.
+
+    A file or a pipe gets what a container wrote as it is, which is the twin.
+    """
+    orch, manifest = target.orch, target.orch.manifest(HOSTILE)
+    commands = (
+        ("up", "-d", manifest), ("ps", "-a", "-p", "hostile"), ("top", "-p", "hostile"), ("logs", "-p", "hostile"),
+        ("inspect", "-p", "hostile", "sick"), ("inspect", "-p", "hostile", "web"), ("events", "-p", "hostile"),
+        ("config", manifest), ("plan", manifest),
+    )  # fmt: skip
+    for words in commands:
+        with terminal(orch, *words, columns=200) as seat:
+            seen = seat.rest()
+        assert "\x1b]" not in seen, (words, seen)
+        assert "\x07" not in seen, (words, seen)
+    assert ESCAPE in orch.run("logs", "-p", "hostile").stdout
+    orch.run("down", "-p", "hostile", "-t", "0")
