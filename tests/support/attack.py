@@ -24,6 +24,7 @@ from orchestrator.service.client import Client, StdioChannel, Terminal
 from orchestrator.spec import ProjectSpec
 from support import inside
 from support.cli import Orch
+from support.waiting import wait_until
 
 Changes = Sequence[Sequence[Any]]
 #: Lines of a manifest that switch a guard off.
@@ -65,11 +66,18 @@ class AttackFailed(AssertionError):
 
 
 def compile_attack(function: Callable[..., Any], *arguments: Any) -> list[str]:
-    """The command line that performs ``function`` and prints what it returns as its last line."""
-    source = Path(inspect.getfile(inside)).read_text()
+    """The command line that performs ``function`` and prints what it returns as its last line.
+
+    Functions of its module that it calls go with it.
+    """
+    needed = [
+        value
+        for name in function.__code__.co_names
+        if inspect.isfunction(value := function.__globals__.get(name)) and value.__module__ == function.__module__
+    ]
     text = _PRELUDE.format(
-        inside=source,
-        function=textwrap.dedent(inspect.getsource(function)),
+        inside=Path(inspect.getfile(inside)).read_text(),
+        function="\n".join(textwrap.dedent(inspect.getsource(each)) for each in (*needed, function)),
         name=function.__name__,
     )
     return ["python3", "-I", "-S", "-c", "from __future__ import annotations\n" + text, json.dumps(arguments)]
@@ -123,7 +131,9 @@ class Target:
         return process
 
     def _tamper(self, changes: Changes) -> None:
-        Path(self.orch.base, "tamper").write_text(json.dumps(changes))
+        draft = Path(self.orch.base, "tamper.new")
+        draft.write_text(json.dumps(changes))
+        draft.rename(draft.with_suffix(""))
 
     def manifest(self, options: str) -> str:
         """The manifest whose service has these lines, as a file."""
@@ -173,15 +183,31 @@ class Target:
         tamper: Changes = (),
     ) -> Any:
         """Perform the attack as one more process of the default container, or of another."""
-        with self._tampered(tamper):
-            return _result(
-                _converse(
-                    self._client.exec(
-                        project, container, compile_attack(function, *arguments), Terminal(stdin=False),
-                        user=user, working_dir=working_dir,
-                    )
+        command = compile_attack(function, *arguments)
+        return _result(
+            self.run_in(container, command, project=project, user=user, working_dir=working_dir, tamper=tamper)
+        )
+
+    def run_in(
+        self,
+        container: str,
+        command: Sequence[str],
+        *,
+        project: str = PROJECT,
+        user: str | None = None,
+        working_dir: str | None = None,
+        tamper: Changes = (),
+    ) -> Ended:
+        """Run one more program in a container.
+
+        :raises OrchError: when it cannot be started.
+        """
+        with self.tampered(tamper):
+            return _converse(
+                self._client.exec(
+                    project, container, command, Terminal(stdin=False), user=user, working_dir=working_dir
                 )
-            )  # fmt: skip
+            )
 
     def both(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Perform the attack in both ways in default containers; what it returned, which must be the same."""
@@ -202,7 +228,7 @@ class Target:
 
         :raises OrchError: when it cannot be started.
         """
-        with self._tampered(tamper):
+        with self.tampered(tamper):
             return _converse(
                 self._client.run(
                     self.spec(options), SERVICE, command, Terminal(stdin=False),
@@ -211,7 +237,31 @@ class Target:
             )  # fmt: skip
 
     @contextlib.contextmanager
-    def _tampered(self, changes: Changes) -> Iterator[None]:
+    def container(self, options: str = "") -> Iterator[str]:
+        """A new container that only waits, for :meth:`exec`; its name."""
+        name = f"{PROJECT}-other"
+        channel = self._client.run(
+            self.spec(options), SERVICE, None, Terminal(stdin=False), name=name, dependencies=False
+        )
+        try:
+            while not any(message.started for message in channel.pending() or channel.receive()):
+                assert not channel.ended
+            descriptors = channel.take_descriptors()
+            try:
+                yield name
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+        finally:
+            channel.close()
+            wait_until(f"{name} is gone", lambda: name not in {each["name"] for each in self.orch.ps()})
+
+    @contextlib.contextmanager
+    def tampered(self, changes: Changes) -> Iterator[None]:
+        """Change launch programs meanwhile."""
+        if not changes:
+            yield
+            return
         self._tamper(changes)
         try:
             yield

@@ -34,12 +34,16 @@ KEY = "orch-attack"
 
 
 def tamper(operations: list[Operation], changes: Sequence[Sequence[Any]]) -> list[Operation]:
-    """``["drop", begin]`` removes the operations that begin so; ``["before", begin, operation]`` puts one before the
-    first of them.
+    """``["drop", begin]`` removes the operations that begin so; ``["before", begin, operation...]`` puts others before
+    the first of them; ``["if", program]`` leaves all programs alone that exec another one.
 
     :raises ValueError: when there is none.
     """
     for verb, begin, *rest in changes:
+        if verb == "if":
+            if operations[-1][1][0] != begin:
+                break
+            continue
         found = [number for number, each in enumerate(operations) if each[: len(begin)] == list(begin)]
         if not found:
             raise ValueError(f"no operation begins with {begin}: {operations}")
