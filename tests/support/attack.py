@@ -73,7 +73,8 @@ def compile_attack(function: Callable[..., Any], *arguments: Any) -> list[str]:
     needed = [
         value
         for name in function.__code__.co_names
-        if inspect.isfunction(value := function.__globals__.get(name)) and value.__module__ == function.__module__
+        if inspect.isfunction(value := function.__globals__.get(name))
+        and value.__module__ == function.__module__
     ]
     text = _PRELUDE.format(
         inside=Path(inspect.getfile(inside)).read_text(),
@@ -125,7 +126,9 @@ class Target:
             )  # fmt: skip
             os.close(writing)
             assert ready.readline() == "ready\n", self.orch.service_log
-        base.chmod(0o755)  # mkdtemp(3) made it root's alone: what the service makes in it must be safe by itself
+        base.chmod(
+            0o755
+        )  # mkdtemp(3) made it root's alone: what the service makes in it must be safe by itself
         self.orch.project = PROJECT
         self.orch.up(self.manifest(""))
         return process
@@ -185,7 +188,9 @@ class Target:
         """Perform the attack as one more process of the default container, or of another."""
         command = compile_attack(function, *arguments)
         return _result(
-            self.run_in(container, command, project=project, user=user, working_dir=working_dir, tamper=tamper)
+            self.run_in(
+                container, command, project=project, user=user, working_dir=working_dir, tamper=tamper
+            )
         )
 
     def run_in(

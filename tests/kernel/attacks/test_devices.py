@@ -61,7 +61,9 @@ def planted(target: Target) -> Iterator[Path]:
 def test_a_node_in_a_volume_is_no_device(target: Target, planted: Path) -> None:
     """mount(2), MS_NODEV on every volume; beneath it the rules for devices."""
     volume = f"volumes = ['{planted}:/data']"
-    devices_on = [["before", ["stage", "rootfs"], ["mount", "", "/data", inside.MS_REMOUNT | inside.MS_BIND, ""]]]
+    devices_on = [
+        ["before", ["stage", "rootfs"], ["mount", "", "/data", inside.MS_REMOUNT | inside.MS_BIND, ""]]
+    ]
     with_rules = joined(volume, ALL_DEVICES)
     assert target.start(open_node, "/data/log", options=volume) == "EACCES"
     assert target.start(open_node, "/data/log", options=with_rules) == "EACCES"

@@ -26,7 +26,13 @@ SECRETS = (
     "/sys/firmware/acpi/tables/DSDT", "/proc/slabinfo", "/proc/vmallocinfo", "/proc/kpageflags",
 )  # fmt: skip
 #: Of those, the masked ones.
-MASKED = ("/proc/kcore", "/proc/keys", "/proc/interrupts", "/proc/timer_list", "/sys/firmware/acpi/tables/DSDT")
+MASKED = (
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/interrupts",
+    "/proc/timer_list",
+    "/sys/firmware/acpi/tables/DSDT",
+)
 #: A change to a launch program, without which /proc/sys is read-only.
 UNLOCKED = [["drop", ["read-only", "/proc/sys"]]]
 

@@ -42,8 +42,6 @@ def test_nothing_is_mounted(target: Target) -> None:
     assert set(words.values()) == {inside.DONE}
 
 
-
-
 def move_mount() -> str:
     """fsopen(2) and what follows it, up to a mount in its place."""
     create, empty_path = 6, 4  # FSCONFIG_CMD_CREATE, MOVE_MOUNT_F_EMPTY_PATH
