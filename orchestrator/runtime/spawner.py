@@ -129,6 +129,8 @@ class Spawner:
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         #: Whether processes may be left to this one by others of the host's pid namespace.
         self.adopting = False
+        #: Whether there may be something to sweep when the service has gone away.
+        self.sweeping = True
         self.orphaned, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # what it does is to write to that descriptor
@@ -181,7 +183,10 @@ class Spawner:
         if message is None:
             return False
         try:
-            self._launch(message["id"], message["program"], fds)
+            if message["op"] == "end":
+                self.sweeping = False
+            else:
+                self._launch(message["id"], message["program"], fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -328,7 +333,7 @@ def main(control_fd: int, sweeper: Sequence[str]) -> None:
     spawner = Spawner(control)
     spawner.serve()
     spawner.kill_all()
-    if sweeper:
+    if sweeper and spawner.sweeping:
         os.execv(sweeper[0], list(sweeper))
 
 
