@@ -17,8 +17,9 @@ pytestmark = pytest.mark.requires("root", "netns", "overlay")
 #: Files of the kernel that change the host. They are opened, and never written to.
 CONTROLS = (
     "/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/panic", "/proc/sys/vm/drop_caches",
-    "/proc/sys/kernel/sysrq", "/proc/sys/kernel/modprobe", "/proc/sys/fs/binfmt_misc/register", "/proc/irq/default_smp_affinity",
-    "/sys/kernel/uevent_helper", "/sys/kernel/mm/ksm/run", "/sys/power/state", "/proc/acpi/wakeup", "/dev/kmsg",
+    "/proc/sys/kernel/sysrq", "/proc/sys/kernel/modprobe", "/proc/sys/fs/binfmt_misc/register",
+    "/proc/irq/default_smp_affinity", "/sys/kernel/uevent_helper", "/sys/kernel/mm/ksm/run", "/sys/power/state", "/proc/acpi/wakeup",
+    "/dev/kmsg",
 )  # fmt: skip
 #: Files of the kernel that show the host's secrets.
 SECRETS = (
@@ -61,7 +62,7 @@ def change(path: str, text: str) -> list[str]:
 
 
 def test_settings_are_read_only_even_where_they_are_its_own(target: Target) -> None:
-    """The twins change what their own namespaces have, and nothing of the host: a time to live, a host name, a queue."""
+    """The twins change what their own namespaces have, and nothing of the host: a time to live, a name, a queue."""
     ttl, name = "/proc/sys/net/ipv4/ip_default_ttl", "/proc/sys/kernel/hostname"
     admin = capabilities("NET_ADMIN")
     assert target.both(change, ttl, "33") == ["EACCES", "64"]

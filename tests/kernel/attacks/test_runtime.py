@@ -214,8 +214,7 @@ async def test_twin_of_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     await spawner.gone.wait()
     await spawner.close()
     os.write(process.descriptors["stdin"], b"\n")
-    with open(process.take("stdout")) as output:
-        assert (await asyncio.to_thread(output.read)).strip() == "done"
+    assert await asyncio.to_thread(os.read, process.descriptors["stdout"], 100) == b"done\n"
     process.close()
     assert interpreter.read_bytes().startswith(b"#!/bin/pwned")
 

@@ -37,7 +37,7 @@ def type_into(text: str, paths: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("words", [("run",), ("run", "-T"), ("exec",), ("exec", "-T")])
 def test_nothing_is_typed_into_the_users_terminal(target: Target, words: tuple[str, ...]) -> None:
-    """CVE-2016-2568, CVE-2017-5226 and the like (TIOCSTI, ioctl_tty(2)): what is typed is run when the program has ended.
+    """CVE-2016-2568, CVE-2017-5226 and the like (TIOCSTI, ioctl_tty(2)): a shell runs what a program has typed.
 
     The terminal in the container is another one, and without ``-t`` there is none.
     """
@@ -84,9 +84,9 @@ ESCAPE = "\x1b]2;pwned\x07"
 HOSTILE = r"""
 name = "hostile"
 [services.web]
-command = ["python3", "-c", 'import signal; print("\u001b]2;pwned\u0007", flush=True); signal.pause()', "\u001b]2;pwned\u0007"]
-hostname = "web"
-healthcheck = { test = ["CMD", "printf", "\u001b]2;pwned\u0007"], interval = "1h", start_interval = "50ms", start_period = "1m" }
+entrypoint = ["python3", "-c", 'import signal; print("\u001b]2;pwned\u0007", flush=True); signal.pause()']
+command = ["\u001b]2;pwned\u0007"]
+healthcheck = { test = ["CMD", "printf", "\u001b]2;pwned\u0007"], interval = "50ms" }
 [services.sick]
 command = ["sleep", "infinity"]
 healthcheck = { test = ["CMD", "sh", "-c", 'printf "\033]2;pwned\007"; exit 1'], interval = "50ms", retries = 1 }
