@@ -70,12 +70,9 @@ def compile_attack(function: Callable[..., Any], *arguments: Any) -> list[str]:
 
     Functions of its module that it calls go with it.
     """
-    needed = [
-        value
-        for name in function.__code__.co_names
-        if inspect.isfunction(value := function.__globals__.get(name))
-        and value.__module__ == function.__module__
-    ]
+    module: dict[str, Any] = function.__globals__
+    called = [module.get(name) for name in function.__code__.co_names]
+    needed = [each for each in called if inspect.isfunction(each) and each.__module__ == function.__module__]
     text = _PRELUDE.format(
         inside=Path(inspect.getfile(inside)).read_text(),
         function="\n".join(textwrap.dedent(inspect.getsource(each)) for each in (*needed, function)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.kernel.operations import Operation
 from orchestrator.kernel.syscalls import CLONE_NEWNS
 from orchestrator.runtime.handle import SpawnerHandle
 from orchestrator.runtime.program import Program
@@ -88,7 +89,7 @@ def test_no_release_agent_is_set(target: Target) -> None:
     os.fstat(OUTER).st_ino != FIRST, reason="only the host's first cgroup namespace can have new hierarchies"
 )
 async def test_twin_of_the_release_agent(tmp_path: Path) -> None:
-    """Root in the host's user and cgroup namespaces, with a hierarchy of the test's own, and an agent that writes a file."""
+    """Root in the host's user and cgroup namespaces, a hierarchy of the test's own, an agent that writes a file."""
     agent, proof = tmp_path / "agent", tmp_path / "proof"
     agent.write_text(f"#!/bin/sh\nid -u >{proof}.new; mv {proof}.new {proof}\n")
     agent.chmod(0o755)
@@ -99,7 +100,7 @@ async def test_twin_of_the_release_agent(tmp_path: Path) -> None:
         str(proof),
     )
     spawner = await SpawnerHandle.start()
-    operations = [
+    operations: list[Operation] = [
         ["private-mounts"],
         ["join", "outer", ["cgroup"]],
         ["environment", dict(os.environ)],

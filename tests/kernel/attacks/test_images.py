@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,8 +124,9 @@ ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/home/web:/bin/sh\n"
 
 
 def test_accounts_that_are_no_file(image: Image) -> None:
-    """CVE-2019-14271's kind: what the runtime reads in the container it reads as root. A FIFO would hold it up for ever,
-    a device never end, and a link lead to the host's accounts.
+    """CVE-2019-14271's kind: what the runtime reads in the container it reads as root.
+
+    A FIFO would hold it up for ever, a device never end, and a link lead to the host's accounts.
     """
     passwd = image.folder / "etc/passwd"
     user = 'user = "web"'
@@ -134,7 +135,7 @@ def test_accounts_that_are_no_file(image: Image) -> None:
     passwd.unlink()
     host = image.victim / "passwd"
     host.write_text(ACCOUNTS)
-    for plant in (
+    plants: tuple[Callable[[], None], ...] = (
         lambda: os.mkfifo(passwd),
         lambda: passwd.symlink_to("/dev/zero"),
         lambda: passwd.symlink_to("/proc/self/fd/0"),
@@ -142,7 +143,8 @@ def test_accounts_that_are_no_file(image: Image) -> None:
         lambda: passwd.symlink_to("/.." * 8 + str(host)),
         lambda: passwd.symlink_to("passwd"),
         lambda: passwd.mkdir(),
-    ):
+    )
+    for plant in plants:
         plant()
         with pytest.raises(OrchError, match='user "web" is not in'):
             image.run("id", options=user)

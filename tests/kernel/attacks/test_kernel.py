@@ -18,8 +18,8 @@ pytestmark = pytest.mark.requires("root", "netns", "overlay")
 CONTROLS = (
     "/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/panic", "/proc/sys/vm/drop_caches",
     "/proc/sys/kernel/sysrq", "/proc/sys/kernel/modprobe", "/proc/sys/fs/binfmt_misc/register",
-    "/proc/irq/default_smp_affinity", "/sys/kernel/uevent_helper", "/sys/kernel/mm/ksm/run", "/sys/power/state", "/proc/acpi/wakeup",
-    "/dev/kmsg",
+    "/proc/irq/default_smp_affinity", "/sys/kernel/uevent_helper", "/sys/kernel/mm/ksm/run", "/sys/power/state",
+    "/proc/acpi/wakeup", "/dev/kmsg",
 )  # fmt: skip
 #: Files of the kernel that show the host's secrets.
 SECRETS = (

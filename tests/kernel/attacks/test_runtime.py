@@ -17,7 +17,7 @@ import pytest
 from orchestrator.runtime.handle import SpawnerHandle
 from orchestrator.runtime.program import Program
 from support import inside
-from support.attack import HOST_USERS, Ended, Target, capabilities, joined
+from support.attack import HOST_USERS, Changes, Ended, Target, capabilities, joined
 
 pytestmark = pytest.mark.requires("root", "netns", "overlay")
 
@@ -135,7 +135,7 @@ def run_meanwhile(
     target: Target, name: str, fifos: list[str], place: str, run: Callable[[], Ended]
 ) -> dict[str, str]:
     """What an attacker in the container ``name`` sees of what ``run`` makes, which stops before ``place``."""
-    waiting = [["if", "true"], ["before", [place], *(["write", fifo, ""] for fifo in fifos)]]
+    waiting: Changes = [["if", "true"], ["before", [place], *(["write", fifo, ""] for fifo in fifos)]]
     thread = ThreadPoolExecutor(1)
     try:
         with target.tampered(waiting):

@@ -27,7 +27,7 @@ def type_into(text: str, paths: list[str]) -> list[str]:
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
             for character in text:
-                fcntl.ioctl(fd, termios.TIOCSTI, character)
+                fcntl.ioctl(fd, termios.TIOCSTI, character.encode())
         except OSError as error:
             words.append(inside.name(error))
         else:
