@@ -1,7 +1,7 @@
 """Somebody hostile inside a container: functions of the tests, performed there with what ``inside`` offers.
 
 A function that attacks is an ordinary function of a test module. It uses builtins, the standard library's modules
-named in :data:`_PRELUDE`, and ``inside``; what it returns is what JSON can say.
+named in :data:`_MODULES`, and ``inside``; what it returns is what JSON can say.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ HOST_USERS = 'userns = "host"'
 HOST_PIDS = 'pid = "host"'
 UNCONFINED = '# seccomp = "unconfined"'
 PROJECT, SERVICE = "attacks", "idle"
-_PRELUDE = """
-from collections.abc import Callable
-import ctypes, errno, fcntl, json, os, select, signal, socket, stat, struct, sys, termios, time, types
+_PROGRAM = """
+from __future__ import annotations
+import json, sys, types
+{imports}
 inside = types.ModuleType("inside")
 exec({inside!r}, inside.__dict__)
-{function}
+{functions}
 arguments = json.loads(sys.argv[1])
 print("\\n" + json.dumps({name}(*arguments)), flush=True)
 """
+#: What attackers may use of the standard library; they import what they use, to begin soon.
+_MODULES = ("ctypes", "errno", "fcntl", "os", "signal", "socket", "stat", "struct", "termios", "time")
 
 
 def capabilities(*names: str) -> str:
@@ -72,13 +75,17 @@ def compile_attack(function: Callable[..., Any], *arguments: Any) -> list[str]:
     """
     module: dict[str, Any] = function.__globals__
     called = [module.get(name) for name in function.__code__.co_names]
-    needed = [each for each in called if inspect.isfunction(each) and each.__module__ == function.__module__]
-    text = _PRELUDE.format(
+    needed: list[Callable[..., Any]] = [
+        each for each in called if inspect.isfunction(each) and each.__module__ == function.__module__
+    ]
+    functions = "\n".join(textwrap.dedent(inspect.getsource(each)) for each in (*needed, function))
+    text = _PROGRAM.format(
+        imports="\n".join(f"import {name}" for name in _MODULES if f"{name}." in functions),
         inside=Path(inspect.getfile(inside)).read_text(),
-        function="\n".join(textwrap.dedent(inspect.getsource(each)) for each in (*needed, function)),
+        functions=functions,
         name=function.__name__,
     )
-    return ["python3", "-I", "-S", "-c", "from __future__ import annotations\n" + text, json.dumps(arguments)]
+    return ["python3", "-I", "-S", "-c", text, json.dumps(arguments)]
 
 
 def read_result(output: str) -> Any:
