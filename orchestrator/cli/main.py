@@ -80,7 +80,7 @@ def _print(error: OrchError) -> None:
         for problem in error.problems:
             terminal.line(problem)
     else:
-        terminal.line(f"{terminal.style('orch:', 'red')} {error}")
+        terminal.complain(error)
     terminal.flush()
 
 

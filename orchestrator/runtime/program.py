@@ -420,7 +420,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "enter-user-namespace": lambda lock: (
         "enter the user namespace" + (", and lock all mounts" if lock else "")
     ),
-    "tidy": lambda: "reap, and join a new session keyring",
+    "tidy": lambda: "reap, close all on exec, and join a new session keyring",
     "join": lambda slot, kinds: f"join {', '.join(kinds)} namespace of {slot}",
     "hostname": lambda name: f"set hostname {name}",
     "layers": lambda directory, layers: f"make writable layers in {directory}",

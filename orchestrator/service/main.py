@@ -223,7 +223,10 @@ def _prepare_folders(instance: Instance) -> int:
         for folder in (instance.state_dir, instance.run_dir):
             os.makedirs(folder, mode=0o711, exist_ok=True)
         for folder in ("containers", "logs", "images", "root", "volumes"):
-            os.makedirs(f"{instance.state_dir}/{folder}", mode=0o711, exist_ok=True)
+            path = f"{instance.state_dir}/{folder}"
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            # A container's root may make setuid programs in there, which no user of the host shall reach.
+            os.chmod(path, 0o700)
         os.makedirs(f"{instance.run_dir}/hosts", mode=0o711, exist_ok=True)
         lock = take_lock(instance)
     except OSError as error:
