@@ -113,6 +113,7 @@ class Mount(Spec, frozen=True):
     :param create: make a missing bind source as an empty folder (Compose's short syntax does).
     :param size: bytes, tmpfs only; None is the kernel's default.
     :param mode: permission bits, tmpfs only.
+    :param relabel: the SELinux label that the source gets: one for all containers, or this container's own.
     """
 
     type: Literal["bind", "volume", "tmpfs"]
@@ -122,6 +123,7 @@ class Mount(Spec, frozen=True):
     create: bool = False
     size: int | None = None
     mode: int | None = None
+    relabel: Literal["shared", "private"] | None = None
 
 
 class IoLimit(Spec, frozen=True):
@@ -167,6 +169,25 @@ class Ulimit(Spec, frozen=True):
     hard: int
 
 
+class Selinux(Spec, frozen=True):
+    """Parts of a container's SELinux label; None leaves the policy's default.
+
+    :param level: instead of a pair of categories of the container's own.
+    :param disable: no label at all: the container's processes are as confined as orch itself.
+    """
+
+    user: str | None = None
+    role: str | None = None
+    type: str | None = None
+    level: str | None = None
+    disable: bool = False
+
+    @property
+    def insists(self) -> bool:
+        """Whether it names something that a host without SELinux cannot give."""
+        return any((self.user, self.role, self.type, self.level))
+
+
 class Attachment(Spec, frozen=True):
     """A service on a network, under these further names."""
 
@@ -189,6 +210,7 @@ class ServiceSpec(Spec, frozen=True):
     :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
     :param environment: complete, with env_file merged in.
     :param init: run a reaper as pid 1.
+    :param apparmor: a profile's name, ``unconfined`` for none; None is orch's own where AppArmor is in use.
     """
 
     name: str
@@ -217,6 +239,8 @@ class ServiceSpec(Spec, frozen=True):
     ulimits: dict[str, Ulimit] = {}
     sysctls: dict[str, str] = {}
     init: bool = False
+    selinux: Selinux = Selinux()
+    apparmor: str | None = None
     logging: Logging = Logging()
 
     @property

@@ -89,6 +89,7 @@ class InspectView(View):
     program: list[str]  # the launch program, one described operation a line
     probes: list[ProbeView]
     environment: list[str]
+    lsm: dict[str, str] = {}  # labels and profile of security modules, and what is in force for its process
 
 
 class StatsView(View):

@@ -1,4 +1,4 @@
-"""The kernel: system calls by trying them, namespaces, security modules."""
+"""The kernel: system calls by trying them, namespaces, seccomp."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def check() -> Iterator[Finding]:
     yield _system_calls()
     yield from _namespaces()
     yield _seccomp()
-    yield _security_modules()
 
 
 def _system_calls() -> Finding:
@@ -98,21 +97,4 @@ def _seccomp() -> Finding:
         return ok("seccomp", "yes")
     return warning(
         "seccomp", "the kernel can't filter system calls", "use a kernel with CONFIG_SECCOMP_FILTER"
-    )
-
-
-def _security_modules() -> Finding:
-    modules = text_of("/sys/kernel/security/lsm")
-    if modules is None:
-        if os.path.exists("/sys/module/apparmor"):
-            modules = "apparmor"
-        elif os.path.exists("/sys/fs/selinux"):
-            modules = "selinux"
-    names = (modules or "").split(",")
-    major = [name for name in ("apparmor", "selinux", "bpf", "landlock", "smack", "tomoyo") if name in names]
-    if major:
-        return ok("security modules", ", ".join(major))
-    remedy = "mount -t securityfs none /sys/kernel/security shows which there are; boot with lsm=...,apparmor for one"
-    return warning(
-        "security modules", "none in use: only namespaces and capabilities confine containers", remedy
     )

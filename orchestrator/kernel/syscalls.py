@@ -48,8 +48,10 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 # linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 # linux/prctl.h
@@ -63,7 +65,11 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+# linux/keyctl.h
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -206,6 +212,11 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     data = struct.pack("6I", *(s & low for s in sets), *(s >> 32 for s in sets))
     header = struct.pack("Ii", 0x20080522, 0)
     _check(_libc.capset(header, data))
+
+
+def new_session_keyring() -> None:
+    """Leave the session keyring that was inherited for a new, empty one (keyctl_join_session_keyring(3))."""
+    _check(_syscall(_KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None))
 
 
 def statfs_type(fd: int) -> int:

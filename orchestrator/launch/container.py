@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
+from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.network.model import Network, PublishedPort
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.rootfs import Layer
@@ -44,6 +45,8 @@ class Container:
     ports: tuple[PublishedPort, ...] = ()
     volumes: dict[str, str] = field(default_factory=dict)  # key in the project -> folder
     one_off: str = ""  # name of an ``orch run`` container
+    #: What security modules hold it to; the same for every restart and exec.
+    confinement: Confinement = UNCONFINED
     #: Descriptor of its network namespace once it has one of its own; kept over restarts.
     netns: int = -1
     #: Whether its veths exist.

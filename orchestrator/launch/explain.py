@@ -93,6 +93,13 @@ def _clone_remedy(number: int) -> str:
 def _remedy(name: str, number: int) -> str:
     if name == "open-tree" and number == errno.ENOENT:
         return "make the folder or file on the host, or correct the volume's source"
+    if name == "confine":
+        return {
+            errno.ENOENT: "the AppArmor profile is not loaded: apparmor_parser -r FILE",
+            errno.EACCES: "the policy does not let orch do this: see ausearch -m avc, or dmesg",
+            errno.EINVAL: "the policy does not know this label",
+            errno.EXDEV: "a volume is mounted on /proc, where the label must be written; mount it elsewhere",
+        }.get(number, "")
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):

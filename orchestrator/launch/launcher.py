@@ -17,6 +17,7 @@ from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerEr
 from orchestrator.ids import Instance
 from orchestrator.kernel.fileflags import spread_subfolders
 from orchestrator.kernel.operations import perform
+from orchestrator.launch.confine import Confiner
 from orchestrator.launch.container import Container
 from orchestrator.launch.explain import explain
 from orchestrator.launch.stages import CgroupStage, NetworkStage, RootfsStage
@@ -78,10 +79,22 @@ class Launcher:
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
+        self._confiner = Confiner(instance, spawner.run_host)
         with contextlib.suppress(OSError):  # a matter of speed only
             spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
+
+    async def confine(self, container: Container) -> None:
+        """Decide what security modules hold the container to, and label what it mounts.
+
+        :raises LaunchError: when the host cannot do what its spec asks for.
+        """
+        try:
+            await self._confiner.confine(container)
+        except BaseException:
+            self._confiner.release(container)
+            raise
 
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
         """Write the container into the ledger, and its hosts file; the kernel is not touched yet.
@@ -105,6 +118,7 @@ class Launcher:
                 os.unlink(container.hosts_file)
             with contextlib.suppress(OSError):
                 self._ledger.free("container", container.id)
+            self._confiner.release(container)
             raise LaunchError(
                 f'cannot create "{container.name}"', f"{error.filename or 'ledger'}: {error.strerror}",
                 "the run folder must be writable and have room",
@@ -141,6 +155,8 @@ class Launcher:
             self._last_capability,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
+            confinement=container.confinement,
+            run_dir=self._instance.run_dir,
         )
         compiled = time.perf_counter()
         process = self._spawner.launch(program, [container.netns] if network.existing else [])
@@ -194,6 +210,8 @@ class Launcher:
             working_dir=request.working_dir or container.spec.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
+            confinement=container.confinement,
+            run_dir=self._instance.run_dir,
         )
         child = self._spawner.launch(program, [process.pidfd])
         try:
@@ -237,6 +255,7 @@ class Launcher:
                     failures.append(error)
                     complete = False
             await self._close_log(container)
+            self._confiner.release(container)
             if complete:  # veths that are left go with their network, which the ledger has as well
                 self._ledger.free("container", container.id)
         return failures

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.kernel.operations import Operation
 from orchestrator.launch.container import Container
+from orchestrator.lsm import relabel
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
@@ -97,6 +98,8 @@ class RootfsStage:
         container.hosts, container.resolv_conf = hash(hosts), resolv_conf
         with open(container.hosts_file, "w", encoding="utf-8") as file:
             file.write(hosts)
+        if container.confinement.files:
+            relabel.label(container.hosts_file, container.confinement.files)
 
     def rewrite_hosts(self, container: Container, hosts: str) -> None:
         """Change the names the container knows, while it runs: the file stays the same file."""

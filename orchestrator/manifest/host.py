@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from orchestrator.lsm.host import problems as lsm_problems
 from orchestrator.manifest.values import cpus_of
 from orchestrator.spec import Port, ProjectSpec, ServiceSpec
 
@@ -33,12 +34,17 @@ class HostProblem(NamedTuple):
 
 
 def host_problems(project: ProjectSpec) -> list[HostProblem]:
-    """Limits, folders and devices that this host does not have."""
+    """Limits, folders, devices and security modules that this host does not have."""
     online = _online_cpus()
     return [
         HostProblem(service.name, keys, text)
         for service in project.services.values()
-        for check in (_cpu_problems(service, online), _path_problems(service), _device_problems(service))
+        for check in (
+            _cpu_problems(service, online),
+            _path_problems(service),
+            _device_problems(service),
+            lsm_problems(service),
+        )
         for keys, text in check
     ]
 

@@ -23,6 +23,7 @@ from orchestrator.spec import (
     Port,
     Resources,
     RestartPolicy,
+    Selinux,
     ServiceSpec,
     TcpCheck,
 )
@@ -34,6 +35,7 @@ DEFAULT_NETWORK = "default"
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
     "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init",
+    "apparmor",
 )  # fmt: skip
 
 
@@ -134,6 +136,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
         healthcheck=_healthcheck(draft),
         restart=_restart(draft),
         resources=_resources(draft),
+        selinux=Selinux(**values.get("selinux", {})),
         logging=Logging(**values.get("logging", {})),
         **{key: values[key] for key in _AS_THEY_ARE if key in values},
     )

@@ -36,6 +36,8 @@ class Child:
         self.slots = slots
         self.environment: dict[str, str] = {}
         self.user = (0, 0)
+        self.files_context = ""
+        self.profile = ""
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
 

@@ -96,10 +96,18 @@ def _overlay(child: Child, target: str, lower: list[str], upper: str, work: str)
         return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
     lowers = ":".join(map(escape, lower))
-    mount(
-        "overlay", target, "overlay", MS_NODEV,
-        f"lowerdir={lowers},upperdir={escape(upper)},workdir={escape(work)}",
-    )  # fmt: skip
+    data = f"lowerdir={lowers},upperdir={escape(upper)},workdir={escape(work)}"
+    mount("overlay", target, "overlay", MS_NODEV, _labelled(child, data))
+
+
+def _labelled(child: Child, data: str) -> str:
+    """Mount options, with the container's SELinux context if it has one (``context=`` of mount(8)).
+
+    Everything in the file system then has this context, whatever label it is stored with. The quotes are for
+    the comma between categories.
+    """
+    context = f'context="{child.files_context}"' if child.files_context else ""
+    return ",".join(filter(None, (data, context)))
 
 
 def _open_tree(child: Child, slot: str, path: str, recursive: bool, read_only: bool) -> None:
@@ -131,11 +139,15 @@ def _mount_on(fd: int, source: str, fstype: str, flags: int, data: str) -> None:
 
 def _mount(child: Child, fstype: str, target: str, flags: int, data: str) -> None:
     # The kernel's own file systems go where their names say: an image whose /proc is a symlink is refused.
+    if fstype in ("tmpfs", "devpts"):
+        data = _labelled(child, data)
     _mount_on(_ensure(target, True, RESOLVE_NO_SYMLINKS), fstype, fstype, flags, data)
+    if fstype == "mqueue" and child.files_context:  # whose mount takes no context in a user namespace
+        os.setxattr(target, "security.selinux", child.files_context.encode() + b"\0")
 
 
 def _tmpfs(child: Child, target: str, flags: int, data: str) -> None:
-    _mount_on(_ensure(target, True), "tmpfs", "tmpfs", flags, data)
+    _mount_on(_ensure(target, True), "tmpfs", "tmpfs", flags, _labelled(child, data))
 
 
 def _attach_tree(child: Child, slot: str, target: str) -> None:
@@ -174,7 +186,8 @@ def _mask(child: Child, path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(info.st_mode):
-        mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k")
+        flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+        mount("tmpfs", path, "tmpfs", flags, _labelled(child, "size=0k"))
     else:
         mount("/dev/null", path, "", MS_BIND)
 

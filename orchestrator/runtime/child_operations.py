@@ -20,7 +20,7 @@ from orchestrator.kernel.syscalls import (
     setns,
     unshare,
 )
-from orchestrator.runtime import child_files, child_program, child_user
+from orchestrator.runtime import child_files, child_lsm, child_program, child_user
 from orchestrator.runtime.child import Child, Refused
 
 
@@ -71,6 +71,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "wait": _wait,
     "environment": _environment,
     **child_files.OPERATIONS,
+    **child_lsm.OPERATIONS,
     **child_user.OPERATIONS,
     **child_program.OPERATIONS,
 }

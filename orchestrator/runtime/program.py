@@ -20,6 +20,7 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWPID,
     CLONE_NEWUTS,
 )
+from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.runtime import capabilities, rootfs
 from orchestrator.spec import ServiceSpec
 
@@ -66,7 +67,10 @@ class NetworkPart:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A launch program; the fields are those of the ``launch`` message (see ``protocol``)."""
+    """A launch program; the fields are those of the ``launch`` message (see ``protocol``).
+
+    :param fifos: a folder and a SELinux context, for pipes that the container's processes may use.
+    """
 
     flags: int
     cgroup: str | None
@@ -75,6 +79,7 @@ class Program:
     give: list[str]
     slots: list[str] = field(default_factory=list)
     join: str | None = None
+    fifos: list[str] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The program as the spawner gets it."""
@@ -106,6 +111,7 @@ def _become(
     working_dir: str | None,
     last_capability: int,
     terminal: bool,
+    confinement: Confinement,
     volumes: Sequence[str] = (),
 ) -> list[Operation]:
     return [
@@ -115,7 +121,18 @@ def _become(
         *(["adopt", target] for target in volumes),
         ["privileges", capabilities.mask(), last_capability],
         ["die-with-parent"],
+        *_confine(confinement),
     ]
+
+
+def _confine(confinement: Confinement) -> list[Operation]:
+    if not (confinement.process or confinement.profile):
+        return []
+    return [["confine", confinement.process, confinement.profile]]
+
+
+def _fifos(confinement: Confinement, folder: str) -> list[str] | None:
+    return [folder, confinement.files] if confinement.files else None
 
 
 def compile_start(
@@ -127,10 +144,13 @@ def compile_start(
     last_capability: int,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    confinement: Confinement = UNCONFINED,
+    run_dir: str = "/run",
 ) -> Program:
     """The program that starts a container.
 
     :param last_capability: the kernel's highest capability number (/proc/sys/kernel/cap_last_cap).
+    :param run_dir: a folder of the host for pipes that need a label.
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
@@ -138,6 +158,8 @@ def compile_start(
     sysctls = (_base_sysctls(spec) if network.new else {}) | spec.sysctls
     operations: list[Operation] = [
         *cgroup.enter,
+        ["keyring", confinement.process],
+        *([["label-mounts", confinement.files]] if confinement.files else []),
         ["unshare-cgroup"],
         ["stage", "cgroup"],
         ["hostname", hostname],
@@ -160,7 +182,7 @@ def compile_start(
         operations.append(["terminal", *terminal])
     operations += _become(
         environment(spec, hostname, terminal is not None), spec.user, spec.working_dir, last_capability,
-        terminal is not None,
+        terminal is not None, confinement,
         [mount.target for mount in spec.mounts if mount.type == "volume" and not mount.read_only],
     )  # fmt: skip
     operations.append(["stage", "restrict"])
@@ -181,6 +203,7 @@ def compile_start(
         operations=operations,
         give=give,
         slots=["netns"] if network.existing else [],
+        fifos=_fifos(confinement, run_dir),
     )
 
 
@@ -193,12 +216,18 @@ def compile_exec(
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    confinement: Confinement = UNCONFINED,
+    run_dir: str = "/run",
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd)."""
-    operations: list[Operation] = [*cgroup.enter, ["join", "container", "all"]]
+    operations: list[Operation] = [
+        *cgroup.enter,
+        ["keyring", confinement.process],
+        ["join", "container", "all"],
+    ]
     if terminal:
         operations.append(["terminal", *terminal])
-    operations += _become(environment, user, working_dir, last_capability, terminal is not None)
+    operations += _become(environment, user, working_dir, last_capability, terminal is not None, confinement)
     operations.append(["exec", list(argv)])
     return Program(
         flags=0,
@@ -208,6 +237,7 @@ def compile_exec(
         give=[] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"],
         slots=["container"],
         join="container",
+        fifos=_fifos(confinement, run_dir),
     )
 
 
@@ -257,6 +287,15 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "adopt": lambda path: f"own {path} if it is a new volume",
     "privileges": lambda bits, last: (
         f"keep capabilities {','.join(capabilities.names(bits)) or 'none'}, no_new_privs"
+    ),
+    "keyring": lambda context: "new session keyring" + (f" labelled {context}" if context else ""),
+    "label-mounts": lambda context: f"label whatever is mounted {context}",
+    "confine": lambda context, profile: (
+        "confine the program to "
+        + " and ".join(
+            ([f"SELinux label {context}"] if context else [])
+            + ([f"AppArmor profile {profile}"] if profile else [])
+        )
     ),
     "terminal": lambda rows, columns: f"make a terminal of {rows} x {columns}",
     "init": lambda: "stay as pid 1 that reaps and forwards signals",

@@ -18,6 +18,7 @@ SPAWNER_SIDE = (
     "orchestrator.runtime.spawner",
     "orchestrator.runtime.child",
     "orchestrator.runtime.child_files",
+    "orchestrator.runtime.child_lsm",
     "orchestrator.runtime.child_operations",
     "orchestrator.runtime.child_program",
     "orchestrator.runtime.child_user",
