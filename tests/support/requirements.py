@@ -2,7 +2,7 @@
 
 A missing requirement skips the test on a laptop and fails it where ``CI=true``, so that CI cannot silently
 test nothing. The exception are requirements of which a host can have only one (its kind of cgroup
-hierarchy): those skip everywhere.
+hierarchy, its security module): those skip everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from orchestrator.lsm import host
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,22 @@ def _cgroup_unified_core() -> str:
     return "" if any(os.access(p, os.W_OK) for p in _unified_mounts()) else "needs a cgroup v2 mount"
 
 
+def _selinux() -> str:
+    if not host.selinux_enabled() or not host.selinux_enforcing():
+        return "needs SELinux, enforcing"
+    process = str(host.selinux_defaults().process)
+    if not host.knows(process):
+        return "needs an SELinux policy that knows containers"
+    denied = host.forbidden(host.own_context(), process, host.NEEDED)
+    return f"needs a domain that may start containers ({', '.join(denied)})" if denied else ""
+
+
+def _apparmor() -> str:
+    if not host.apparmor_enabled() or host.apparmor_profiles() is None:
+        return "needs AppArmor"
+    return "" if host.apparmor_parser() else "needs apparmor_parser (Debian package apparmor)"
+
+
 REQUIREMENTS: dict[str, Requirement] = {
     "root": Requirement(_root),
     "netns": _namespace("--net"),
@@ -110,6 +128,8 @@ REQUIREMENTS: dict[str, Requirement] = {
     "cgroup-v1": Requirement(_cgroup_v1, kind_of_host=True),
     "cgroup-v2": Requirement(_cgroup_v2, kind_of_host=True),
     "cgroup-unified-core": Requirement(_cgroup_unified_core),
+    "selinux": Requirement(_selinux, kind_of_host=True),
+    "apparmor": Requirement(_apparmor, kind_of_host=True),
     "nft": _program("nft", "nftables"),
     "ip": _program("ip", "iproute2"),
     "busybox": _program("busybox", "busybox-static"),

@@ -31,6 +31,7 @@ from orchestrator.spec import (
     ProjectSpec,
     Resources,
     RestartPolicy,
+    Selinux,
     ServiceSpec,
     TcpCheck,
     Ulimit,
@@ -135,6 +136,13 @@ _MOUNTS = st.one_of(
         mode=_maybe(st.integers(0, 0o7777)),
     ),
 ).filter(lambda mount: not (mount.target + "/").startswith("/proc/"))
+_SELINUX = st.just(Selinux(disable=True)) | st.builds(
+    Selinux,
+    user=_maybe(st.just("system_u")),
+    role=_maybe(st.just("system_r")),
+    type=_maybe(st.just("my_t")),
+    level=_maybe(st.sampled_from(["s0", "s0:c1,c2", "s0-s15:c0.c1023"])),
+)
 _LIMITS = st.integers(0, 1000).flatmap(
     lambda soft: st.builds(Ulimit, soft=st.just(soft), hard=st.just(-1) | st.just(soft + 1))
 )
@@ -188,6 +196,8 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         ulimits=draw(st.dictionaries(st.sampled_from(ULIMITS), _LIMITS, max_size=2)),
         sysctls=draw(st.dictionaries(st.just("kernel.sem"), _TEXT)),
         init=draw(st.booleans()),
+        selinux=draw(_SELINUX),
+        apparmor=draw(_maybe(st.sampled_from(["unconfined", "a profile", "$"]))),
         logging=draw(st.builds(Logging, max_size=st.integers(4096, _BIG), max_files=st.integers(1, 1000))),
     )
 
