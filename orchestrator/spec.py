@@ -12,6 +12,11 @@ from typing import Literal
 
 import msgspec
 
+#: Modes of a namespace.
+PRIVATE, HOST = "private", "host"
+#: The network mode with networks of its own.
+BRIDGE = "bridge"
+
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of all specs."""
@@ -114,6 +119,7 @@ class Mount(Spec, frozen=True):
     :param size: bytes, tmpfs only; None is the kernel's default.
     :param mode: permission bits, tmpfs only.
     :param relabel: the SELinux label that the source gets: one for all containers, or this container's own.
+    :param owner: user and group of the host that own what the container's user makes there; not for tmpfs.
     """
 
     type: Literal["bind", "volume", "tmpfs"]
@@ -124,6 +130,47 @@ class Mount(Spec, frozen=True):
     size: int | None = None
     mode: int | None = None
     relabel: Literal["shared", "private"] | None = None
+    owner: tuple[int, int] | None = None
+
+
+class IdMapping(Spec, frozen=True):
+    """``count`` ids of a user namespace from ``inside`` on are the host's from ``outside`` on (user_namespaces(7))."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class UserNamespace(Spec, frozen=True):
+    """Whose ids a container's ids are.
+
+    :param mode: ``auto``: a range of its own; ``maps``: what ``uid`` and ``gid`` say; ``host``: the host's;
+        ``default``: as ``auto`` if all its file systems can be mounted so, else as ``host``.
+    """
+
+    mode: Literal["default", "auto", "maps", "host"] = "default"
+    uid: tuple[IdMapping, ...] = ()
+    gid: tuple[IdMapping, ...] = ()
+
+
+class TimeOffsets(Spec, frozen=True):
+    """A time namespace's clocks: seconds added to the host's (time_namespaces(7))."""
+
+    monotonic: float = 0.0
+    boottime: float = 0.0
+
+
+class Device(Spec, frozen=True):
+    """One entry of ``devices``: a device node of the host, or a folder of them.
+
+    :param source: absolute path on the host.
+    :param target: absolute path in the container.
+    :param permissions: ``r``, ``w`` and ``m`` (mknod), in this order.
+    """
+
+    source: str
+    target: str
+    permissions: str = "rwm"
 
 
 class IoLimit(Spec, frozen=True):
@@ -202,13 +249,32 @@ class Logging(Spec, frozen=True):
     max_files: int = 3
 
 
+class Sharing(Spec, frozen=True):
+    """Somebody else's namespace: the service ``name`` of the project, or any container by its name or id."""
+
+    kind: Literal["service", "container"]
+    name: str
+
+    @classmethod
+    def parse(cls, mode: str) -> Sharing | None:
+        """What ``service:NAME`` or ``container:ID`` names; None for any other mode."""
+        kind, _, name = mode.partition(":")
+        return cls(kind=kind, name=name) if kind in ("service", "container") and name else None  # type: ignore[arg-type]
+
+
 class ServiceSpec(Spec, frozen=True):
     """One service: everything that its containers are made from.
 
     :param image: ``host`` or ``dir:/absolute/path``.
     :param command: arguments; None means the image's own (``host`` and ``dir:`` images have none).
-    :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own.
+    :param network_mode: ``bridge`` uses ``networks``; ``host`` and ``none`` have no address of their own, and
+        ``service:NAME`` or ``container:ID`` are on another container's.
+    :param mnt: as ``pid``, ``ipc``, ``uts``, ``cgroup`` and ``time``: ``private``, ``host``, ``service:NAME`` or
+        ``container:ID``.
+    :param cap_add: capabilities by name, without ``CAP_``, or ``ALL``; they win over ``cap_drop``.
+    :param group_add: further groups, names or numbers.
     :param environment: complete, with env_file merged in.
+    :param device_cgroup_rules: what may be used besides ``devices``: ``c 1:3 rwm``, each for one type.
     :param init: run a reaper as pid 1.
     :param apparmor: a profile's name, ``unconfined`` for none; None is orch's own where AppArmor is in use.
     """
@@ -225,8 +291,10 @@ class ServiceSpec(Spec, frozen=True):
     ports: tuple[Port, ...] = ()
     expose: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
     read_only: bool = False
-    network_mode: Literal["bridge", "host", "none"] = "bridge"
+    network_mode: str = "bridge"
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
     healthcheck: Healthcheck | None = None
@@ -242,6 +310,30 @@ class ServiceSpec(Spec, frozen=True):
     selinux: Selinux = Selinux()
     apparmor: str | None = None
     logging: Logging = Logging()
+    userns: UserNamespace = UserNamespace()
+    mnt: str = PRIVATE
+    pid: str = PRIVATE
+    ipc: str = PRIVATE
+    uts: str = PRIVATE
+    cgroup: str = PRIVATE
+    time: str = HOST
+    time_offsets: TimeOffsets | None = None
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = True
+    group_add: tuple[str, ...] = ()
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """Each kind of namespace that can be chosen by itself -> ``private``, ``host``, or whose it is."""
+        modes = {kind: getattr(self, kind) for kind in ("mnt", "pid", "ipc", "uts", "cgroup", "time")}
+        return {"net": self.network_mode if self.network_mode != BRIDGE else PRIVATE, **modes}
+
+    @property
+    def shared(self) -> dict[str, Sharing]:
+        """The namespaces that it has from another container."""
+        found = {kind: Sharing.parse(mode) for kind, mode in self.namespaces.items()}
+        return {kind: sharing for kind, sharing in found.items() if sharing}
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ Numbers are those of the generic table that x86-64 and aarch64 share for everyth
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import struct
 from collections.abc import Iterable
@@ -42,6 +44,7 @@ MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_IDMAP = 0x00100000
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -57,20 +60,30 @@ RESOLVE_IN_ROOT = 0x10
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+# linux/securebits.h
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+
+# linux/nsfs.h
+_NS_GET_USERNS = 0xB701
 
 # linux/keyctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
+_BPF = {"x86_64": 321, "aarch64": 280}
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_CLONE3 = 435
@@ -87,8 +100,8 @@ _syscall.restype = ctypes.c_long
 
 def _check(result: int, path: str | None = None) -> int:
     if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno), path)
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
     return result
 
 
@@ -118,10 +131,10 @@ def clone3(flags: int, cgroup_fd: int | None = None) -> tuple[int, int]:
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
         return 0, -1
-    errno = ctypes.get_errno()
+    number = ctypes.get_errno()
     ctypes.pythonapi.PyOS_AfterFork_Parent()
     if pid < 0:
-        raise OSError(errno, os.strerror(errno))
+        raise OSError(number, os.strerror(number))
     return pid, pidfd.value
 
 
@@ -163,9 +176,12 @@ def move_mount(tree: int, target: int) -> None:
     _check(_syscall(_SYS_MOVE_MOUNT, tree, b"", target, b"", ctypes.c_uint(flags)))
 
 
-def mount_setattr(tree: int, attributes: int, recursive: bool = False) -> None:
-    """Set MOUNT_ATTR_... flags on a mount (mount_setattr(2))."""
-    args = struct.pack("QQQQ", attributes, 0, 0, 0)
+def mount_setattr(tree: int, attributes: int, recursive: bool = False, user_namespace: int = 0) -> None:
+    """Set MOUNT_ATTR_... flags on a mount (mount_setattr(2)).
+
+    :param user_namespace: descriptor of the namespace whose map the mount gets, with MOUNT_ATTR_IDMAP.
+    """
+    args = struct.pack("QQQQ", attributes, 0, 0, user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(_syscall(_SYS_MOUNT_SETATTR, tree, b"", ctypes.c_uint(flags), args, ctypes.c_size_t(len(args))))
 
@@ -200,6 +216,24 @@ def drop_from_bounding_set(capabilities: Iterable[int]) -> None:
             _check(-1)
 
 
+def owning_user_namespace(namespace: int) -> int:
+    """A descriptor of the user namespace that owns the namespace which ``namespace`` is open on (ioctl_ns(2))."""
+    return fcntl.ioctl(namespace, _NS_GET_USERNS)
+
+
+def set_file_ids(uid: int, gid: int) -> None:
+    """Whose the files are that this process makes, as it counts ids (setfsuid(2), setfsgid(2))."""
+    _libc.setfsgid(gid)  # both return the old id, and say nothing of errors
+    _libc.setfsuid(uid)
+    if (_libc.setfsuid(-1), _libc.setfsgid(-1)) != (uid, gid):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def join_session_keyring() -> None:
+    """Leave the session keyring that was inherited for a new, empty one (keyctl_join_session_keyring(3))."""
+    _check(_syscall(_KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0))
+
+
 def set_name(name: str) -> None:
     """The name that ps shows for this process, at most 15 bytes (PR_SET_NAME)."""
     _check(_libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0))
@@ -214,9 +248,12 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _check(_libc.capset(header, data))
 
 
-def new_session_keyring() -> None:
-    """Leave the session keyring that was inherited for a new, empty one (keyctl_join_session_keyring(3))."""
-    _check(_syscall(_KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None))
+def permitted_capabilities() -> int:
+    """The calling thread's permitted set, as a bit mask (capget(2), version 3)."""
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(struct.pack("Ii", 0x20080522, 0), data))
+    sets = struct.unpack("6I", data.raw)
+    return int(sets[1] | sets[4] << 32)
 
 
 def statfs_type(fd: int) -> int:
@@ -224,3 +261,10 @@ def statfs_type(fd: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, buffer))
     return int(struct.unpack_from("l", buffer)[0])
+
+
+def bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """bpf(2): the result, a descriptor or 0, and the attributes as the kernel left them."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = _syscall(_BPF[os.uname().machine], command, buffer, ctypes.c_uint(len(attributes)))
+    return _check(result), buffer.raw

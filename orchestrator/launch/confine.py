@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from orchestrator.errors import LaunchError, SpawnerError
 from orchestrator.ids import Instance
 from orchestrator.launch.container import Container
 from orchestrator.lsm import apparmor, host, relabel, selinux
 from orchestrator.lsm.confinement import Confinement
+from orchestrator.spec import HOST
+
+#: Kinds of namespaces in which a process meets others' processes, memory and files.
+_SHARED = ("pid", "ipc", "mnt")
 
 RunHost = Callable[[Sequence[str], bytes], Awaitable[tuple[int, bytes, bytes]]]
 
@@ -40,6 +45,26 @@ class Confiner:
         if labels:
             await self._label_files(container, labels.files)
 
+    def follow(self, container: Container) -> None:
+        """Take the level of the containers whose processes, memory or files it shares.
+
+        They could not use what they share otherwise. A level of the manifest stays.
+        """
+        confinement = container.confinement
+        levels = {
+            selinux.Context.parse(neighbour.confinement.process).level
+            for kind, neighbour in container.neighbours.items()
+            if kind in _SHARED and neighbour.confinement.process
+        }
+        if not confinement.process or container.spec.selinux.level or not levels:
+            return
+        level = min(levels)
+        process, files = (
+            str(selinux.Context.parse(text)._replace(level=level))
+            for text in (confinement.process, confinement.files)
+        )
+        container.confinement = replace(confinement, process=process, files=files)
+
     def release(self, container: Container) -> None:
         """The container is gone, or never came to be."""
         self._pairs.pop(container.id, None)
@@ -49,6 +74,11 @@ class Confiner:
         wanted = container.spec.selinux
         if wanted.disable or not host.selinux_enabled():
             return None, ""
+        if not wanted.insists and (
+            shared := [kind for kind in _SHARED if getattr(container.spec, kind) == HOST]
+        ):
+            # As Docker and Podman have it: what the manifest asks for, a label would forbid.
+            return None, f"no SELinux label, since it has the host's {' and '.join(shared)} namespace"
         base = host.selinux_defaults()
         if not wanted.insists and not host.knows(str(base.process)):
             return None, f"the SELinux policy has no {base.process.type}: install the one for containers"

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from orchestrator.cgroups.group import Cgroup
+from orchestrator.devices import Node
 from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
 from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.network.model import Network, PublishedPort
+from orchestrator.runtime.handle import Process
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.rootfs import Layer
+from orchestrator.runtime.userns import IdMaps
 from orchestrator.spec import ServiceSpec
 
 
@@ -45,6 +48,13 @@ class Container:
     ports: tuple[PublishedPort, ...] = ()
     volumes: dict[str, str] = field(default_factory=dict)  # key in the project -> folder
     one_off: str = ""  # name of an ``orch run`` container
+    #: Its user namespace's maps; None: it is in the host's, and why if the manifest says nothing.
+    maps: IdMaps | None = None
+    userns_reason: str = ""
+    #: Kind of namespace -> the container that it shares its own with.
+    neighbours: dict[str, Container] = field(default_factory=dict)
+    #: Its running program; None, or one without a pidfd, when there is none.
+    process: Process | None = None
     #: What security modules hold it to; the same for every restart and exec.
     confinement: Confinement = UNCONFINED
     #: Descriptor of its network namespace once it has one of its own; kept over restarts.
@@ -56,6 +66,8 @@ class Container:
     resolv_conf: str = ""
     #: Set when everything that its latest run wrote is in its log.
     log_closed: asyncio.Event | None = None
+    #: The devices that its latest run was given.
+    nodes: tuple[Node, ...] = ()
     #: The launch program of its latest start.
     program: Program | None = None
 
@@ -68,6 +80,12 @@ class Container:
     def hostname(self) -> str:
         """What it calls itself; its id when the manifest says nothing, as Docker has it."""
         return self.spec.hostname or self.id
+
+    @property
+    def network_home(self) -> Container:
+        """Whose network it is on: its own, or its neighbour's."""
+        neighbour = self.neighbours.get("net")
+        return neighbour.network_home if neighbour else self
 
     @property
     def directory(self) -> str:

@@ -21,11 +21,18 @@ from orchestrator.launch.confine import Confiner
 from orchestrator.launch.container import Container
 from orchestrator.launch.explain import explain
 from orchestrator.launch.stages import CgroupStage, NetworkStage, RootfsStage
+from orchestrator.launch.userns import UserNamespaces
 from orchestrator.ledger import Ledger
 from orchestrator.logs.pump import LogPump
 from orchestrator.network.manager import NetworkManager
 from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
-from orchestrator.runtime.program import CgroupPart, compile_exec, compile_start
+from orchestrator.runtime.program import (
+    CgroupPart,
+    NamespacesPart,
+    NetworkPart,
+    compile_exec,
+    compile_start,
+)
 from orchestrator.runtime.program import environment as compile_environment
 from orchestrator.spec import ServiceSpec
 
@@ -79,11 +86,17 @@ class Launcher:
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
+        self._user_namespaces = UserNamespaces(spawner, int(instance.id, 16))
+        self._containers: dict[str, Container] = {}  # by id
         self._confiner = Confiner(instance, spawner.run_host)
         with contextlib.suppress(OSError):  # a matter of speed only
             spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
+
+    async def choose_ids(self, container: Container) -> None:
+        """Decide about its user namespace; see :meth:`UserNamespaces.choose`."""
+        await self._user_namespaces.choose(container)
 
     async def confine(self, container: Container) -> None:
         """Decide what security modules hold the container to, and label what it mounts.
@@ -113,12 +126,14 @@ class Launcher:
                 veths=[endpoint.veth for endpoint in container.endpoints],
             )
             self._rootfs.prepare(container, hosts, resolv_conf)
+            self._containers[container.id] = container
         except OSError as error:
+            self._user_namespaces.free(container)
+            self._confiner.release(container)
             with contextlib.suppress(OSError):
                 os.unlink(container.hosts_file)
             with contextlib.suppress(OSError):
                 self._ledger.free("container", container.id)
-            self._confiner.release(container)
             raise LaunchError(
                 f'cannot create "{container.name}"', f"{error.filename or 'ledger'}: {error.strerror}",
                 "the run folder must be writable and have room",
@@ -144,7 +159,11 @@ class Launcher:
         """
         begin = time.perf_counter()
         what = f'cannot start "{container.name}"'
+        container.neighbours = self._neighbours(container)
+        self._confiner.follow(container)
+        await self._rootfs.find_devices(container)
         network = self._network.contribute(container)
+        namespaces, slots = self._share(container, network)
         terminal = attached.terminal if attached else None
         container.program = program = compile_start(
             container.spec,
@@ -153,17 +172,19 @@ class Launcher:
             self._rootfs.contribute(container),
             network,
             self._last_capability,
+            namespaces,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
             confinement=container.confinement,
             run_dir=self._instance.run_dir,
         )
         compiled = time.perf_counter()
-        process = self._spawner.launch(program, [container.netns] if network.existing else [])
+        process = self._spawner.launch(program, [slots[name] for name in program.slots])
         try:
             await process.cloned()
             cloned = time.perf_counter()
-            if network.new and "netns" in process.descriptors:
+            if network.new:
+                await process.connectable()
                 container.netns = process.take("netns")
                 await self._network.attach(container)
             connected = time.perf_counter()
@@ -172,6 +193,7 @@ class Launcher:
             if network.wait:
                 process.proceed()
             await process.started()
+            container.process = process
             self._cgroup.entered(container)
         except ProgramFailed as failure:
             await process.exited()
@@ -191,6 +213,67 @@ class Launcher:
         return process, [*stages, *(("child " + name, s) for name, s in process.stages),
                          ("total", time.perf_counter() - begin)]  # fmt: skip
 
+    def _neighbours(self, container: Container) -> dict[str, Container]:
+        """The containers whose namespaces it shares, as they are now.
+
+        :raises LaunchError: when one does not exist.
+        """
+        found = {}
+        for kind, sharing in container.spec.shared.items():
+            if sharing.kind == "service":
+                fellows = {
+                    each.replica: each
+                    for each in self._containers.values()
+                    if (each.project, each.spec.name) == (container.project, sharing.name)
+                    and not each.one_off
+                }
+                neighbour = fellows.get(container.replica) or fellows.get(min(fellows, default=0))
+            else:
+                neighbour = next(
+                    (
+                        each
+                        for each in self._containers.values()
+                        if sharing.name in (each.name, each.id) and each is not container
+                    ),
+                    None,
+                )
+            if neighbour is None:
+                raise LaunchError(
+                    f'cannot start "{container.name}"', f"there is no {sharing.kind} {sharing.name}, "
+                    f"whose {kind} namespace it is to share", "start that first",
+                )  # fmt: skip
+            found[kind] = neighbour
+        return found
+
+    def _share(self, container: Container, network: NetworkPart) -> tuple[NamespacesPart, dict[str, int]]:
+        """Whose namespaces it gets, and the descriptors of the program's slots by which it gets them.
+
+        :raises LaunchError: when a neighbour does not run, or has other ids.
+        """
+        what = f'cannot start "{container.name}"'
+        slots = {"netns": container.network_home.netns}
+        processes: dict[str, str] = {}
+        for kind, neighbour in container.neighbours.items():
+            if kind == "net":
+                continue
+            if neighbour.process is None or neighbour.process.pidfd < 0:
+                remedy = f"start {neighbour.name} first"
+                raise LaunchError(
+                    what, f'"{neighbour.name}", whose {kind} namespace it shares, is not running', remedy
+                )
+            processes[kind] = slot = f"process of {neighbour.name}"
+            slots[slot] = neighbour.process.pidfd
+        if container.neighbours:
+            maps = {neighbour.maps for neighbour in container.neighbours.values()}
+            if len(maps) > 1:
+                names = " and ".join(sorted({neighbour.name for neighbour in container.neighbours.values()}))
+                raise LaunchError(
+                    what, f"{names}, whose namespaces it shares, have different user namespaces"
+                )
+            container.maps = maps.pop()
+        owner = "netns" if network.existing else next(iter(processes.values()), "")
+        return NamespacesPart(container.maps, owner if container.maps else "", processes), slots
+
     async def exec(self, container: Container, process: Process, request: ExecRequest) -> Process:
         """Run one more process in the container whose first process is ``process``.
 
@@ -202,12 +285,14 @@ class Launcher:
             raise ConflictError(what, "the container is not running", "start it first")
         environment = compile_environment(container.spec, container.hostname, request.terminal is not None)
         program = compile_exec(
+            container.spec,
             request.command,
             environment | dict(request.environment),
             CgroupPart(enter=container.cgroup.compile_join(), clone_into=container.cgroup.clone_into),
             self._last_capability,
-            user=request.user or container.spec.user,
-            working_dir=request.working_dir or container.spec.working_dir,
+            maps=container.maps,
+            user=request.user,
+            working_dir=request.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
             confinement=container.confinement,
@@ -226,13 +311,14 @@ class Launcher:
         return child
 
     def limit(self, container: Container, spec: ServiceSpec) -> None:
-        """Change the limits of a running container.
+        """Change the limits and the device rules of a running container.
 
         :raises LaunchError: naming the file that refused; the container then keeps its old limits or some new.
         """
+        rules = self._cgroup.device_rules(container, spec)
         try:
             perform(self._cgroup.parents(container.cgroup, spec))
-            perform(container.cgroup.compile_update(container.spec.resources, spec.resources))
+            perform(container.cgroup.compile_update(container.spec.resources, spec.resources, rules=rules))
         except OSError as error:
             raise LaunchError(
                 f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"
@@ -255,6 +341,8 @@ class Launcher:
                     failures.append(error)
                     complete = False
             await self._close_log(container)
+            self._containers.pop(container.id, None)
+            self._user_namespaces.free(container)
             self._confiner.release(container)
             if complete:  # veths that are left go with their network, which the ledger has as well
                 self._ledger.free("container", container.id)

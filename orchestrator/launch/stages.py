@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from orchestrator import capabilities, devices
+from orchestrator.cgroups.devices import rules
 from orchestrator.cgroups.group import Cgroup
+from orchestrator.errors import LaunchError
 from orchestrator.kernel.operations import Operation
 from orchestrator.launch.container import Container
 from orchestrator.lsm import relabel
@@ -43,13 +47,14 @@ class CgroupStage:
         service has only one thread.
         """
         cgroup, resources = container.cgroup, container.spec.resources
+        allowed = self.device_rules(container, container.spec)
         parents = self.parents(cgroup, container.spec)
         unified = cgroup.directories.get("unified", "").removesuffix(cgroup.path)
         early = [operation for operation in parents if unified and operation[1].startswith(unified)]
         late = [operation for operation in parents if operation not in early]
         return CgroupPart(
-            prepare=early + cgroup.compile_prepare(resources),
-            enter=late + cgroup.compile_enter(resources),
+            prepare=early + cgroup.compile_prepare(resources, rules=allowed),
+            enter=late + cgroup.compile_enter(resources, rules=allowed),
             clone_into=cgroup.clone_into,
         )
 
@@ -57,6 +62,11 @@ class CgroupStage:
         """What is still to be done for the levels above a container's cgroup."""
         operations = cgroup.compile_parents(spec.resources, spec.replicas)
         return [operation for operation in operations if self._done.get(operation[1]) != operation]
+
+    def device_rules(self, container: Container, spec: ServiceSpec) -> list[str]:
+        """The devices that it may use."""
+        held = capabilities.granted(spec.cap_add, spec.cap_drop)
+        return rules(container.nodes, spec.device_cgroup_rules, "MKNOD" in held)
 
     def entered(self, container: Container) -> None:
         """A container was born in its cgroup, so all its parents are as they should be."""
@@ -101,6 +111,25 @@ class RootfsStage:
         if container.confinement.files:
             relabel.label(container.hosts_file, container.confinement.files)
 
+    async def find_devices(self, container: Container) -> None:
+        """Look at the host's devices that it is given, as they are now; in a thread, if there are any.
+
+        :raises LaunchError: when one is not there.
+        """
+        if not container.spec.devices:
+            container.nodes = ()
+            return
+        what = f'cannot start "{container.name}"'
+        try:
+            container.nodes = await asyncio.to_thread(
+                lambda: tuple(node for each in container.spec.devices for node in devices.find(each))
+            )
+        except ValueError as error:
+            raise LaunchError(what, f"devices: {error}") from None
+        except OSError as error:
+            cause = f"device {error.filename}: {errno.errorcode.get(error.errno or 0)}: {error.strerror}"
+            raise LaunchError(what, cause, "load the driver that makes it, or leave it out") from None
+
     def rewrite_hosts(self, container: Container, hosts: str) -> None:
         """Change the names the container knows, while it runs: the file stays the same file."""
         container.hosts = hash(hosts)
@@ -112,18 +141,20 @@ class RootfsStage:
         """What the child makes and mounts."""
         targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
         own = {"/etc/hostname": container.hostname + "\n", "/etc/resolv.conf": container.resolv_conf}
-        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts")]
+        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts", idmapped=False)]
         for mount in container.spec.mounts:
             if mount.type == "bind":
-                binds.append(Bind(mount.source, mount.target, mount.read_only))
+                binds.append(Bind(mount.source, mount.target, mount.read_only, owner=mount.owner))
             elif mount.type == "volume":
-                binds.append(Bind(container.volumes[mount.source], mount.target, mount.read_only))
+                source = container.volumes[mount.source]
+                binds.append(Bind(source, mount.target, mount.read_only, owner=mount.owner))
         return RootfsPart(
             root=f"{container.instance.state_dir}/root",
             directory=container.directory,
             layers=container.layers,
             binds=tuple(binds),
             files={target: text for target, text in own.items() if target not in targets},
+            nodes=container.nodes,
         )
 
     async def remove(self, container: Container) -> None:
@@ -158,13 +189,22 @@ class NetworkStage:
         self._thread = ThreadPoolExecutor(1, "network")
 
     def contribute(self, container: Container) -> NetworkPart:
-        """What the child does in the namespace; on a restart it only joins it."""
-        if container.spec.network_mode == "host":
+        """What the child does in the namespace; on a restart, or in a neighbour's, it only joins it.
+
+        :raises LaunchError: when there is no such network.
+        """
+        home = container.network_home
+        if home.spec.network_mode == "host":
             return NetworkPart(new=False)
-        if container.netns >= 0:
+        if home.netns >= 0:
             return NetworkPart(new=False, existing=True)
+        if home is not container:
+            raise LaunchError(
+                f'cannot start "{container.name}"', f'the network of "{home.name}" that it shares is not there',
+                f"start {home.name} first",
+            )  # fmt: skip
         attachments = [(endpoint.network, endpoint.address) for endpoint in container.endpoints]
-        configure = compile_network(container.spec.network_mode, attachments)
+        configure = compile_network("none" if not attachments else "bridge", attachments)
         return NetworkPart(new=True, wait=bool(attachments), configure=configure)
 
     async def attach(self, container: Container) -> None:

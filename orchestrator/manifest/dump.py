@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.spec import (
+    HOST,
     ExecCheck,
     Healthcheck,
     HttpCheck,
@@ -18,6 +19,7 @@ from orchestrator.spec import (
     ServiceSpec,
     Spec,
     TcpCheck,
+    UserNamespace,
 )
 from orchestrator.units import format_duration, format_size, parse_duration, parse_size
 
@@ -90,7 +92,14 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "resources",
         "logging",
         "ports",
+        "userns",
+        "time",
+        "time_offsets",
     )
+    if spec.userns.mode != "default":
+        table["userns"] = _userns(spec.userns)
+    if spec.time != HOST:
+        table["time"] = _fields(spec.time_offsets) if spec.time_offsets else spec.time
     if spec.ports:
         table["ports"] = [_fields(port) for port in spec.ports]
     if spec.mounts:
@@ -120,8 +129,17 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
     return table
 
 
+def _userns(userns: UserNamespace) -> str | dict[str, list[str]]:
+    if userns.mode != "maps":
+        return userns.mode
+    sides = {"uid": userns.uid, "gid": userns.gid}
+    return {key: [f"{m.inside}:{m.outside}:{m.count}" for m in side] for key, side in sides.items()}
+
+
 def _mount(mount: Mount) -> dict[str, Any]:
-    table = _fields(mount, "mode")
+    table = _fields(mount, "mode", "owner")
+    if mount.owner:
+        table["owner"] = ":".join(map(str, mount.owner))
     if mount.mode is not None:
         table["mode"] = f"{mount.mode:04o}"
     return table

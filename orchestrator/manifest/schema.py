@@ -133,6 +133,11 @@ MOUNT_TABLE = Then(
             Key("size", _size(1), "tmpfs: the most that it may hold."),
             Key("mode", MODE, 'tmpfs: permission bits of its top folder, such as "1777".'),
             Key(
+                "owner",
+                Value((int, str), "a user of the host", values.owner),
+                "bind, volume: who owns on the host what the container's user makes there.",
+            ),
+            Key(
                 "bind",
                 Then(_BIND, lambda found: {"create": found["create_host_path"]} if found else {}),
                 "Compose's place for the options of a bind.",
@@ -143,6 +148,33 @@ MOUNT_TABLE = Then(
     values.volume_table,
 )
 MOUNT = Forms(_text('a string such as "data:/var/lib/data:ro"', values.volume), MOUNT_TABLE)
+
+DEVICE_TABLE = Then(
+    Table(
+        "a table",
+        [
+            Key(
+                "source",
+                _text("a path of the host", values.device_source),
+                "The host's device, or a folder of them.",
+                required=True,
+            ),
+            Key(
+                "target",
+                _text("a path in the container", values.device_target),
+                "Absolute path in the container (default: the same).",
+            ),
+            Key(
+                "permissions",
+                _text("letters of r, w and m", values.device_permissions),
+                "What may be done with it: read, write, make nodes.",
+                default="rwm",
+            ),
+        ],
+    ),
+    values.device_table,
+)
+DEVICE = Forms(_text('a device such as "/dev/fuse"', values.device_entry), DEVICE_TABLE)
 
 _CONDITION = Choice(
     *Condition,
@@ -393,6 +425,37 @@ DEPENDS_ON = _ByName(
     ),
 )
 
+_ID_MAPPINGS = ListOf(
+    _text('a range of ids such as "0:100000:65536"', values.id_mapping), "a list of ranges", placed=True
+)
+USERNS = Forms(
+    Choice("auto", "host"),
+    Table(
+        "a table",
+        [
+            Key("uid", _ID_MAPPINGS, 'Users: ranges "CONTAINER:HOST:COUNT".', required=True),
+            Key("gid", _ID_MAPPINGS, "Groups (default: as the users)."),
+        ],
+    ),
+)
+_OFFSET = Value((str, int, float), 'a duration such as "1h" or "-1h"', values.clock_offset)
+TIME = Forms(
+    _text("a mode", values.namespace),
+    Table(
+        "a table",
+        [
+            Key("monotonic", _OFFSET, "How far CLOCK_MONOTONIC is ahead of the host's.", default="0s"),
+            Key("boottime", _OFFSET, "How far CLOCK_BOOTTIME is ahead of the host's.", default="0s"),
+        ],
+    ),
+)
+
+
+_MODE = _text("a mode", values.namespace)
+
+
+_CAPABILITIES = ListOf(_text("a capability", values.capability), "a list of capabilities")
+
 _SERVICE_KEYS = [
     Key(
         "image",
@@ -439,11 +502,21 @@ _SERVICE_KEYS = [
         ListOf(_text("a string", values.tmpfs), "a path or a list of paths", placed=True, or_one=True),
         'File systems in memory, such as "/run:size=64M,mode=1777".',
     ),
+    Key(
+        "devices",
+        ListOf(DEVICE, "a list of devices", placed=True),
+        'Devices of the host, such as "/dev/fuse", "/dev/sda:/dev/xvda:r" or a table.',
+    ),
+    Key(
+        "device_cgroup_rules",
+        ListOf(_text("a rule", values.device_rule), "a list of rules", spread=True),
+        'Further devices that may be used once they are there, such as "c 226:* rw".',
+    ),
     Key("read_only", BOOLEAN, "Whether the root file system may not be written to.", default=False),
     Key(
         "network_mode",
-        Choice("bridge", "host", "none"),
-        "Networks of its own, the host's network, or no network.",
+        _text("a mode", partial(values.namespace, words=("bridge", "host", "none"))),
+        "Networks of its own, the host's network, no network, or that of another container.",
         default="bridge",
     ),
     Key("networks", NETWORKS, "The networks to join (default: one that is called default)."),
@@ -481,6 +554,31 @@ _SERVICE_KEYS = [
         Pairs("a table or a list of strings", values.sysctl_name),
         "Kernel parameters of the container's own, such as net.core.somaxconn.",
         merge=_layered,
+    ),
+    Key("userns", USERNS, "Whose ids the container's ids are (default: a range of its own, if that can be)."),
+    Key("mnt", _MODE, "Files of its own, the host's, or those of another container.", default="private"),
+    Key("pid", _MODE, "Whose processes it sees.", default="private"),
+    Key("ipc", _MODE, "Whose shared memory, semaphores and message queues it has.", default="private"),
+    Key("uts", _MODE, "Whose host name it has.", default="private"),
+    Key("cgroup", _MODE, "Whose root of cgroups it sees.", default="private"),
+    Key(
+        "time",
+        TIME,
+        "Whose monotonic and boot-time clocks it has, or how far its own are ahead.",
+        default="host",
+    ),
+    Key("cap_add", _CAPABILITIES, "Capabilities to add to the default ones; ALL is every one."),
+    Key("cap_drop", _CAPABILITIES, "Capabilities to take away; ALL leaves only what cap_add names."),
+    Key(
+        "no_new_privileges",
+        BOOLEAN,
+        "Whether programs gain nothing by being executed (setuid, file capabilities).",
+        default=True,
+    ),
+    Key(
+        "group_add",
+        ListOf(Value((str, int), "a group", values.group), "a list of groups"),
+        "Further groups of the user, by the names or numbers of the container.",
     ),
     Key("init", BOOLEAN, "Whether a tiny init runs as process 1 and reaps zombies.", default=False),
     Key("selinux", SELINUX, 'The label of SELinux, or "disable" (default: one for each container alone).'),
@@ -527,7 +625,9 @@ _SERVICE_ELSEWHERE = {
     "container_name": "containers are called PROJECT-SERVICE-N",
     "build": 'images are "host" or "dir:PATH" in this version',
     "env": 'did you mean "environment"?',
-    "security_opt": 'did you mean "selinux" (for label=) or "apparmor"?',
+    "userns_mode": 'did you mean "userns"?',
+    "privileged": "say what is needed: cap_add, devices, seccomp, userns",
+    "security_opt": "did you mean no_new_privileges, seccomp, selinux or apparmor?",
 }
 
 SERVICE = Table("a table", _SERVICE_KEYS, _SERVICE_ELSEWHERE)

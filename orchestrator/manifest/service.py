@@ -10,11 +10,14 @@ import msgspec
 
 from orchestrator.manifest import dotenv
 from orchestrator.manifest.document import UnreadableError
+from orchestrator.manifest.namespaces import check_namespaces, userns
 from orchestrator.manifest.place import Place
 from orchestrator.manifest.schema import SERVICE
 from orchestrator.spec import (
+    HOST,
     Attachment,
     Dependency,
+    Device,
     ExecCheck,
     Healthcheck,
     HttpCheck,
@@ -25,7 +28,9 @@ from orchestrator.spec import (
     RestartPolicy,
     Selinux,
     ServiceSpec,
+    Sharing,
     TcpCheck,
+    TimeOffsets,
 )
 from orchestrator.units import format_size, parse_size
 
@@ -34,8 +39,9 @@ DEFAULT_NETWORK = "default"
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
-    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init",
-    "apparmor",
+    "device_cgroup_rules",
+    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "mnt", "pid", "ipc", "uts",
+    "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add", "apparmor",
 )  # fmt: skip
 
 
@@ -101,6 +107,11 @@ class Draft:
         return (*self.values.get("volumes", ()), *self.values.get("tmpfs", ()))
 
     @property
+    def devices(self) -> tuple[tuple[Place, Device], ...]:
+        """Its devices, with their places."""
+        return tuple(self.values.get("devices", ()))
+
+    @property
     def networks(self) -> tuple[tuple[Place, Attachment], ...]:
         """Its networks, with their places; empty when it is not on a bridge."""
         if self.values.get("network_mode", "bridge") != "bridge":
@@ -109,8 +120,18 @@ class Draft:
 
     @property
     def dependencies(self) -> tuple[tuple[Place, Dependency], ...]:
-        """Its dependencies, with their places."""
-        return tuple(self.values.get("depends_on", ()))
+        """Its dependencies, with their places; whose namespace it shares, it depends on."""
+        written = tuple(self.values.get("depends_on", ()))
+        names = {dependency.service for _, dependency in written}
+        shared: dict[str, tuple[Place, Dependency]] = {}
+        for kind in ("network_mode", "mnt", "pid", "ipc", "uts", "cgroup", "time"):
+            mode = self.values.get(kind)
+            sharing = Sharing.parse(mode) if isinstance(mode, str) else None
+            if sharing and sharing.kind == "service" and sharing.name not in names:
+                # A namespace ends with whoever made it, so this must start anew as well.
+                dependency = Dependency(service=sharing.name, restart=True)
+                shared.setdefault(sharing.name, (self.at(kind), dependency))
+        return (*written, *shared.values())
 
 
 def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
@@ -127,12 +148,18 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
         environment=_environment(draft, draft.name in active),
         ports=tuple(port for _, port in draft.ports),
         mounts=mounts,
+        devices=tuple(device for _, device in draft.devices),
         networks=tuple(attachment for _, attachment in draft.networks),
         depends_on=tuple(
             dependency
             for _, dependency in draft.dependencies
             if dependency.required or dependency.service in active
         ),
+        userns=userns(draft),
+        time="private" if isinstance(draft.values.get("time"), dict) else draft.values.get("time", HOST),
+        time_offsets=TimeOffsets(**draft.values["time"])
+        if isinstance(draft.values.get("time"), dict)
+        else None,
         healthcheck=_healthcheck(draft),
         restart=_restart(draft),
         resources=_resources(draft),
@@ -142,7 +169,8 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
     )
     _check_program(draft, spec)
     _check_network_mode(draft, spec)
-    _check_targets(draft, mounts)
+    check_namespaces(draft, spec)
+    _check_targets(draft)
     return spec
 
 
@@ -309,17 +337,12 @@ def _check_network_mode(draft: Draft, spec: ServiceSpec) -> None:
             draft.problem(
                 (key,), f'cannot be combined with network_mode "{spec.network_mode}" (only with "bridge")'
             )
-    if spec.network_mode == "host":
-        for name in spec.sysctls:
-            if name.startswith("net."):
-                draft.problem(
-                    ("sysctls", name), 'would change the host\'s own network (network_mode is "host")'
-                )
 
 
-def _check_targets(draft: Draft, mounts: tuple[Mount, ...]) -> None:
+def _check_targets(draft: Draft) -> None:
     taken: dict[str, Place] = {}
-    for (place, _), mount in zip(draft.mounts, mounts, strict=True):
-        if mount.target in taken:
-            place.problem(f'"{mount.target}" is mounted on already, at {taken[mount.target]}')
-        taken.setdefault(mount.target, place)
+    entries: tuple[tuple[Place, Mount | Device], ...] = (*draft.mounts, *draft.devices)
+    for place, entry in entries:
+        if entry.target in taken:
+            place.problem(f'"{entry.target}" is mounted on already, at {taken[entry.target]}')
+        taken.setdefault(entry.target, place)

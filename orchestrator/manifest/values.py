@@ -10,9 +10,10 @@ import re
 import signal
 from typing import Any
 
+from orchestrator import capabilities
 from orchestrator.ids import NAME
 from orchestrator.manifest.place import hint
-from orchestrator.spec import Mount, Port, Ulimit
+from orchestrator.spec import Device, IdMapping, Mount, Port, Ulimit
 from orchestrator.units import format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
@@ -38,6 +39,9 @@ _CPUSET = re.compile(r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*")
 _MAX_CPU = 8191  # NR_CPUS in arch/x86/Kconfig
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
 _DEVICE = re.compile(r"/dev/[^\0]+")
+_DEVICE_RULE = re.compile(r"([abc]) (\d+|\*):(\d+|\*) ([a-z]+)")
+#: linux/kdev_t.h: 12 bits for the major number, 20 for the minor.
+_MAX_MAJOR, _MAX_MINOR = 4095, 1048575
 _PORT = re.compile(r"(?:(?:(\[[^]]*\]|[^:]*):)?([0-9-]*):)?([0-9-]+)(?:/(.*))?")
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _MODE = re.compile(r"[0-7]{1,4}")
@@ -188,6 +192,80 @@ def user(value: str | int) -> str:
         if part.isdecimal():
             integer(part, 0, (1 << 32) - 2)  # (uid_t) -1 means "unchanged" to the kernel: setresuid(2)
     return value
+
+
+def owner(value: str | int) -> tuple[int, int]:
+    """A user and a group of the host, by number or name: ``"1000"``, ``"1000:1000"``, ``"alice:users"``."""
+    import grp  # both late: few manifests need them
+    import pwd
+
+    name, _, group = user(value).partition(":")
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        uid, gid = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        if not name.isdecimal():
+            raise ValueError(f'the host has no user "{name}"') from None
+        uid = gid = int(name)
+    if group:
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ValueError(f'the host has no group "{group}"') from None
+    return uid, gid
+
+
+def group(value: str | int) -> str:
+    """A group's name or number."""
+    text = user(value)
+    if ":" in text:
+        raise ValueError(f'"{text}" is not a group (write "name" or "1000")')
+    return text
+
+
+def capability(value: str) -> str:
+    """A capability's name, with or without ``CAP_``, or ``ALL``."""
+    name = value.upper().removeprefix("CAP_")
+    if name != "ALL" and name not in capabilities.NUMBERS:
+        raise ValueError(f'"{value}" is not a capability{hint(name, capabilities.NUMBERS)}')
+    return name
+
+
+_SHARED = re.compile(r"(?:service|container):(.+)")
+
+
+def namespace(value: str, words: tuple[str, ...] = ("private", "host")) -> str:
+    """Whose namespace a container has: one of ``words``, ``service:NAME`` or ``container:NAME``."""
+    if value in words:
+        return value
+    match = _SHARED.fullmatch(value)
+    if not match:
+        raise ValueError(f'"{value}" is not allowed{hint(value, (*words, "service:NAME", "container:NAME"))}')
+    return value if value.startswith("container:") else "service:" + name(match[1])
+
+
+_ID_MAPPING = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
+_IDS = (1 << 32) - 1  # the last number, -1, is no id
+
+
+def id_mapping(value: str) -> IdMapping:
+    """``INSIDE:OUTSIDE:COUNT``, in the order of podman-run(1)'s --uidmap and of /proc/PID/uid_map."""
+    match = _ID_MAPPING.fullmatch(value)
+    if not match:
+        raise ValueError(
+            f'"{value}" is not a range of ids (write "CONTAINER:HOST:COUNT", like "0:100000:65536")'
+        )
+    inside, outside, count = map(int, match.groups())
+    if count == 0 or inside + count > _IDS or outside + count > _IDS:
+        raise ValueError(f'"{value}" is not a range of ids (there are {_IDS}, and it must hold at least one)')
+    return IdMapping(inside=inside, outside=outside, count=count)
+
+
+def clock_offset(value: str | int | float) -> float:
+    """A duration by which a clock is ahead, or behind with a minus sign."""
+    if isinstance(value, str) and value.startswith("-"):
+        return -duration(value[1:])
+    return duration(value) if isinstance(value, str) or value >= 0 else -duration(-value)
 
 
 def profile(value: str) -> str:
@@ -408,6 +486,8 @@ def volume_table(values: dict[str, Any]) -> Mount:
     for key, owner in (("create", "bind"), ("size", "tmpfs"), ("mode", "tmpfs")):
         if key in values and kind != owner:
             raise ValueError(f'"{key}" has no meaning for a {kind} (only for a {owner})')
+    if "owner" in values and kind == "tmpfs":
+        raise ValueError('"owner" has no meaning for a tmpfs, which is nowhere on the host')
     return Mount(**values)
 
 
@@ -426,6 +506,76 @@ def tmpfs(value: str) -> Mount:
         else:
             raise ValueError(f'"{option}" is not an option of a tmpfs (allowed: size=, mode=, ro, rw)')
     return Mount(type="tmpfs", target=mount_target(target), **values)
+
+
+#: What orch itself makes in /dev and needs to be as it is: paths are masked with /dev/null.
+_OWN_DEVICES = frozenset(
+    f"/dev/{name}" for name in ("fd", "mqueue", "null", "ptmx", "pts", "shm", "stderr", "stdin", "stdout")
+)
+
+
+def device_source(value: str) -> str:
+    """The path of a device of the host, or of a folder of them."""
+    if not value.startswith("/"):
+        kind = (
+            "the name of a CDI device, which orch does not know" if "=" in value else "not an absolute path"
+        )
+        raise ValueError(f'"{value}" is {kind} (write the path of a device, like "/dev/fuse")')
+    return container_path(value)
+
+
+def device_target(value: str) -> str:
+    """Where a device may appear: as a mount, but not in place of what orch makes in /dev."""
+    path = mount_target(value)
+    if path in _OWN_DEVICES:
+        raise ValueError(f'every container has a "{path}" of its own (choose another target)')
+    return path
+
+
+def device_permissions(value: str) -> str:
+    """Letters of ``rwm``, each once, in this order."""
+    if not value or len(set(value)) != len(value) or not set(value) <= set("rwm"):
+        raise ValueError(
+            f'"{value}" are not permissions of a device (allowed: "r", "w" and "m", each once, like "rw")'
+        )
+    return "".join(sorted(value, key="rwm".index))
+
+
+def device_entry(value: str) -> Device:
+    """A device in short syntax: ``source[:target][:permissions]``."""
+    source, *rest = value.split(":")
+    if len(rest) > 2:
+        raise ValueError(
+            f'"{value}" has too many parts (write source:target:permissions; for paths with ":" a table)'
+        )
+    values = {"source": device_source(source)}
+    if rest and (len(rest) == 2 or rest[0].startswith("/")):
+        values["target"] = device_target(rest.pop(0))
+    if rest:
+        values["permissions"] = device_permissions(rest[0])
+    return device_table(values)
+
+
+def device_table(values: dict[str, str]) -> Device:
+    """A device in long syntax; its target is its source if there is none."""
+    return Device(**{"target": device_target(values.get("target", values["source"])), **values})
+
+
+def device_rule(value: str) -> tuple[str, ...]:
+    """A rule of the devices cgroup, ``c 1:3 rwm``; one that is for all types becomes one for each."""
+    match = _DEVICE_RULE.fullmatch(value)
+    if match is None:
+        raise ValueError(
+            f'"{value}" is not a rule for devices (write type major:minor permissions, like "c 226:* rw"; '
+            "type is c, b or a)"
+        )
+    kind, major, minor, letters = match.groups()
+    permissions = device_permissions(letters)
+    numbers = [
+        number if number == "*" else str(integer(number, 0, most))
+        for number, most in ((major, _MAX_MAJOR), (minor, _MAX_MINOR))
+    ]
+    return tuple(f"{each} {':'.join(numbers)} {permissions}" for each in ("bc" if kind == "a" else kind))
 
 
 def restart(value: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from orchestrator.kernel.operations import Operation
+from orchestrator.runtime.idmap import IDENTITY, IdMap, outside
 from orchestrator.runtime.protocol import send
 
 
@@ -35,11 +36,29 @@ class Child:
         self.ready = ready
         self.slots = slots
         self.environment: dict[str, str] = {}
+        #: The user and group to become, and further groups, as the container counts them.
         self.user = (0, 0)
+        self.groups: list[int] = []
+        #: The container's user namespace (a descriptor), and its maps: (inside, outside, count) each.
+        self.user_namespace = -1
+        self.uid_map = self.gid_map = IDENTITY
+        #: Pidfds of processes that have been killed and must be reaped.
+        self.zombies: list[int] = []
         self.files_context = ""
         self.profile = ""
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
+
+    def host_uid(self, uid: int) -> int:
+        """The host's number of a user of the container.
+
+        :raises Refused: when its user namespace has no such user.
+        """
+        return _mapped(self.uid_map, uid, "user")
+
+    def host_gid(self, gid: int) -> int:
+        """As :meth:`host_uid`, of a group."""
+        return _mapped(self.gid_map, gid, "group")
 
     def stage(self, name: str) -> None:
         """A stage of the start has ended: note how long it took."""
@@ -67,3 +86,10 @@ class Child:
             failure = {"text": f"{type(error).__name__}: {error}", "status": 125}
         send(self.status, {"error": {"operation": index, **failure}})
         os._exit(failure["status"])
+
+
+def _mapped(mapping: IdMap, number: int, what: str) -> int:
+    if (found := outside(mapping, number)) is not None:
+        return found
+    ranges = ", ".join(f"{inside} to {inside + count - 1}" for inside, _, count in mapping)
+    raise Refused(f"the container's user namespace has no {what} {number} (it has {ranges})", 126)

@@ -11,9 +11,11 @@ import os
 import stat
 from collections.abc import Callable
 
+from orchestrator.kernel import operations
 from orchestrator.kernel.syscalls import (
     AT_RECURSIVE,
     MNT_DETACH,
+    MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
@@ -35,9 +37,11 @@ from orchestrator.kernel.syscalls import (
     open_tree,
     openat2,
     pivot_root,
+    set_file_ids,
     umount,
 )
 from orchestrator.runtime.child import Child
+from orchestrator.runtime.idmap import outside
 
 _MAX_LINKS = 40  # as the kernel has it (path_resolution(7))
 
@@ -110,12 +114,31 @@ def _labelled(child: Child, data: str) -> str:
     return ",".join(filter(None, (data, context)))
 
 
-def _open_tree(child: Child, slot: str, path: str, recursive: bool, read_only: bool) -> None:
+def _open_tree(child: Child, slot: str, path: str, recursive: bool, read_only: bool, ids: str) -> None:
+    """:param ids: whose map the mount gets: ``container``, or the slot of another user namespace; "" for none."""
     recurse = AT_RECURSIVE if recursive else 0
     tree = open_tree(path, OPEN_TREE_CLONE | recurse)
     attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0)
     mount_setattr(tree, attributes, recursive)
+    if ids:
+        _idmap(child, tree, recursive, ids)
     child.slots[slot] = tree
+
+
+def _idmap(child: Child, tree: int, recursive: bool, ids: str = "container") -> None:
+    namespace = child.user_namespace if ids == "container" else child.slots[ids]
+    mount_setattr(tree, MOUNT_ATTR_IDMAP, recursive, namespace)
+
+
+def _idmap_folders(child: Child, paths: list[str]) -> None:
+    """Cover folders with idmapped mounts of themselves, for an overlay to be made of (it takes paths, not mounts)."""
+    for path in paths:
+        tree = open_tree(path, OPEN_TREE_CLONE)
+        _idmap(child, tree, recursive=False)
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        move_mount(tree, place)
+        os.close(place)
+        os.close(tree)
 
 
 def _private_mounts(child: Child) -> None:
@@ -180,6 +203,39 @@ def _devices(child: Child, devices: list[tuple[str, int, int]], links: list[tupl
         os.symlink(target, f"/dev/{name}")
 
 
+def _sysctl(child: Child, key: str, value: str) -> None:
+    """Set a kernel parameter of the container's own.
+
+    Those of the network ask for a capability, those of the IPC namespace for its owner (ipc/ipc_sysctl.c).
+    """
+    owner = child.host_uid(0) if key.startswith(("kernel.", "fs.mqueue.")) else 0
+    if owner:
+        os.seteuid(owner)
+    try:
+        operations.perform([operations.write("/proc/sys/" + key.replace(".", "/"), value)])
+    finally:
+        if owner:
+            os.seteuid(0)
+            set_file_ids(owner, child.host_gid(0))
+
+
+def _nodes(child: Child, nodes: list[tuple[str, str, int, int, int, int, int]]) -> None:
+    """Device nodes in memory, each to be mounted where it belongs, whatever ``nodev`` mount that is on. They are
+    made where /proc is about to be mounted. They have the host's owners, by the container's numbers.
+    """
+    _mount(child, "tmpfs", "/proc", MS_NOSUID | MS_NOEXEC, "mode=755,size=256k")
+    os.umask(0)
+    for slot, kind, major, minor, mode, uid, gid in nodes:
+        path = f"/proc/{slot}"
+        os.mknod(path, mode | (stat.S_IFBLK if kind == "b" else stat.S_IFCHR), os.makedev(major, minor))
+        owner, group = outside(child.uid_map, uid), outside(child.gid_map, gid)
+        if owner is not None and group is not None:  # else it is left to root of the container
+            os.chown(path, owner, group)
+        child.slots[slot] = open_tree(path, OPEN_TREE_CLONE)
+    os.umask(0o022)
+    umount("/proc", MNT_DETACH)
+
+
 def _mask(child: Child, path: str) -> None:
     try:
         info = os.lstat(path)
@@ -215,6 +271,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "layers": _layers,
     "overlay": _overlay,
     "open-tree": _open_tree,
+    "idmap-folders": _idmap_folders,
     "private-mounts": _private_mounts,
     "pivot-root": _pivot_root,
     "mount": _mount,
@@ -222,6 +279,8 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "attach-tree": _attach_tree,
     "files": _files,
     "devices": _devices,
+    "sysctl": _sysctl,
+    "nodes": _nodes,
     "mask": _mask,
     "read-only": _read_only,
     "read-only-roots": _read_only_roots,

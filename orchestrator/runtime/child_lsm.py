@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 
 from orchestrator.kernel.procattr import set_attribute
-from orchestrator.kernel.syscalls import new_session_keyring
+from orchestrator.kernel.syscalls import join_session_keyring
 from orchestrator.runtime.child import Child
 
 
@@ -19,7 +19,7 @@ def _keyring(child: Child, context: str) -> None:
     if context:
         set_attribute("keycreate", context)
     try:
-        new_session_keyring()
+        join_session_keyring()
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise

@@ -9,18 +9,10 @@ from collections.abc import Callable
 
 from orchestrator.kernel import operations
 from orchestrator.kernel.syscalls import (
-    CLONE_NEWCGROUP,
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWUTS,
-    PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     prctl,
-    setns,
-    unshare,
 )
-from orchestrator.runtime import child_files, child_lsm, child_program, child_user
+from orchestrator.runtime import child_files, child_lsm, child_namespaces, child_program, child_user
 from orchestrator.runtime.child import Child, Refused
 
 
@@ -28,18 +20,8 @@ def _die_with_parent(child: Child) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _unshare_cgroup(child: Child) -> None:
-    # Only now: the root of a cgroup namespace is the group its creator is in (cgroup_namespaces(7)).
-    unshare(CLONE_NEWCGROUP)
-
-
-def _join(child: Child, slot: str, what: str) -> None:
-    if what == "net":
-        setns(child.slots[slot], CLONE_NEWNET)
-    else:  # all of a container's namespaces; its pid namespace the child was born in
-        prctl(PR_SET_DUMPABLE, 0)  # nobody in there may look into this process before it has exec'd
-        setns(child.slots[slot], CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP)
-        os.chdir("/")
+def _exit(child: Child) -> None:
+    os._exit(0)
 
 
 def _hostname(child: Child, name: str) -> None:
@@ -65,11 +47,11 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     **{name: _plain(name) for name in operations.PERFORM},
     "stage": Child.stage,
     "die-with-parent": _die_with_parent,
-    "unshare-cgroup": _unshare_cgroup,
-    "join": _join,
+    "exit": _exit,
     "hostname": _hostname,
     "wait": _wait,
     "environment": _environment,
+    **child_namespaces.OPERATIONS,
     **child_files.OPERATIONS,
     **child_lsm.OPERATIONS,
     **child_user.OPERATIONS,

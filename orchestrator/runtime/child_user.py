@@ -10,15 +10,18 @@ from collections.abc import Callable
 from orchestrator.kernel.syscalls import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAP_AMBIENT_RAISE,
+    PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     capset,
     drop_from_bounding_set,
+    permitted_capabilities,
     prctl,
 )
+from orchestrator.runtime.accounts import find_account
 from orchestrator.runtime.child import Child, Refused
 from orchestrator.runtime.child_files import open_beneath
 
-_MAX_ACCOUNTS_FILE = 1 << 20
 #: Names of setrlimit(2)'s resources, in the order of their numbers (asm-generic/resource.h).
 _LIMITS = (
     "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
@@ -35,49 +38,22 @@ def _limit(child: Child, name: str, soft: int, hard: int) -> None:
         ) from None
 
 
-def _accounts(path: str) -> list[list[str]]:
+def _user(child: Child, user: str, terminal: bool, further: list[str]) -> None:
+    """Find out who to become; see :func:`find_account`."""
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        fd = open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return []
-    try:
-        data = os.read(fd, _MAX_ACCOUNTS_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        account = find_account(root, user, further)
     finally:
-        os.close(fd)
-    return [line.split(":") for line in data.decode("utf-8", "replace").splitlines()]
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) < 2**32 - 1 else None
-
-
-def _user(child: Child, user: str, terminal: bool) -> None:
-    """``user[:group]``, names or numbers, as the container's own /etc/passwd and /etc/group know them."""
-    name, _, group = user.partition(":")
-    passwd = [row for row in _accounts("/etc/passwd") if len(row) >= 6]
-    rows = [row for row in passwd if name in (row[0], row[2])]
-    uid = _number(rows[0][2] if rows else name)
-    if uid is None:
-        raise Refused(f'user "{name}" is not in the container\'s /etc/passwd', 126)
-    gid = _number(rows[0][3]) if rows else 0
-    groups: list[int] = []
-    known = [row for row in _accounts("/etc/group") if len(row) >= 3]
-    if group:
-        matches = [row[2] for row in known if group in (row[0], row[2])]
-        gid = _number(matches[0] if matches else group)
-        if gid is None:
-            raise Refused(f'group "{group}" is not in the container\'s /etc/group', 126)
-    elif rows:
-        member = [_number(row[2]) for row in known if len(row) >= 4 and rows[0][0] in row[3].split(",")]
-        groups = [number for number in member if number is not None]
-    child.environment.setdefault("HOME", rows[0][5] if rows and rows[0][5] else "/")
-    child.user = (uid, gid or 0)
+        os.close(root)
+    child.environment.setdefault("HOME", account.home)
+    child.user, child.groups = (account.uid, account.gid), account.groups
+    for number in child.groups:
+        child.host_gid(number)  # says so if there is none
     # The program may reopen its own output (/dev/stdout), so the pipes are its own.
+    owner = child.host_uid(account.uid)
     for fd in (0, 1, 2):
         if stat.S_ISFIFO(os.fstat(fd).st_mode) or terminal:
-            os.fchown(fd, uid, -1)
-    os.setgroups([gid or 0, *groups])
-    os.setresgid(child.user[1], child.user[1], child.user[1])
+            os.fchown(fd, owner, -1)
 
 
 def _adopt(child: Child, target: str) -> None:
@@ -91,15 +67,34 @@ def _adopt(child: Child, target: str) -> None:
         os.close(fd)
 
 
-def _privileges(child: Child, capabilities: int, last: int) -> None:
-    """Become the user, with at most ``capabilities`` (a bit mask) now and ever after."""
+def _privileges(
+    child: Child, capabilities: int, ambient: int, last: int, no_new_privileges: bool, optional: int
+) -> None:
+    """Become the user, with at most ``capabilities`` (a bit mask) now and ever after.
+
+    Those of them that are ``optional`` are left out where orch does not have them itself.
+
+    Root holds them. Another user holds only ``ambient``, which its programs keep, whoever their files belong to
+    (capabilities(7)); the inheritable set is empty otherwise, so that files with inheritable capabilities give none.
+    """
+    lacking = optional & ~permitted_capabilities()
+    capabilities, ambient = capabilities & ~lacking, ambient & ~lacking
     drop_from_bounding_set(number for number in range(last + 1) if not capabilities >> number & 1)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    uid = child.user[0]
+    uid, gid = child.user
+    os.setgroups(child.groups)
+    os.setresgid(gid, gid, gid)
+    if uid == 0:
+        ambient = 0
+    prctl(PR_SET_KEEPCAPS, int(ambient != 0))  # until exec
     os.setresuid(uid, uid, uid)
-    held = 0 if uid else capabilities
-    capset(held, held, 0)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    held = ambient if uid else capabilities
+    capset(held, held, ambient)
+    for number in range(last + 1):
+        if ambient >> number & 1:
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
+    if no_new_privileges:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 OPERATIONS: dict[str, Callable[..., None]] = {

@@ -56,9 +56,10 @@ class Process:
         self.stages: list[tuple[str, float]] = []
         self.descriptors: dict[str, int] = {}
         self._cloned: asyncio.Future[None] = loop.create_future()
+        self._connectable: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[Exit] = loop.create_future()
-        for future in (self._cloned, self._started, self._exited):
+        for future in (self._cloned, self._connectable, self._started, self._exited):
             future.add_done_callback(_retrieve)
 
     async def cloned(self) -> None:
@@ -67,6 +68,13 @@ class Process:
         :raises ProgramFailed: when it never came to be.
         """
         await asyncio.shield(self._cloned)
+
+    async def connectable(self) -> None:
+        """Wait until its new network namespace is there to be taken: ``take("netns")``.
+
+        :raises ProgramFailed: when it will not be.
+        """
+        await asyncio.shield(self._connectable)
 
     async def started(self) -> None:
         """Wait until the program has been exec'd.
@@ -141,6 +149,11 @@ class Process:
                 self.pid, self.pidfd = message["pid"], fds[0]
                 self.descriptors |= dict(zip(message["give"], fds[1:], strict=True))
                 self._cloned.set_result(None)
+                if "netns" in self.descriptors:
+                    self._connectable.set_result(None)
+            case "netns":
+                self.descriptors["netns"] = fds[0]
+                self._connectable.set_result(None)
             case "pty":
                 self.descriptors["terminal"] = fds[0]
             case "started":
@@ -161,7 +174,7 @@ class Process:
                 self._exited.set_result(Exit(message["code"], message["signal"]))
 
     def _fail(self, error: Exception) -> None:
-        for future in (self._cloned, self._started):
+        for future in (self._cloned, self._connectable, self._started):
             if not future.done():
                 future.set_exception(error)
 

@@ -6,11 +6,14 @@ This is the middle of the way from ``orch up`` to ``execve``; read :func:`compil
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator import capabilities
+from orchestrator.devices import Node
 from orchestrator.kernel import operations as plain
 from orchestrator.kernel.operations import Operation
 from orchestrator.kernel.syscalls import (
@@ -21,8 +24,9 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWUTS,
 )
 from orchestrator.lsm.confinement import UNCONFINED, Confinement
-from orchestrator.runtime import capabilities, rootfs
-from orchestrator.spec import ServiceSpec
+from orchestrator.runtime import idmap, rootfs
+from orchestrator.runtime.userns import IdMaps
+from orchestrator.spec import HOST, PRIVATE, ServiceSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -43,6 +47,7 @@ class RootfsPart:
     :param root: an empty folder of the host to build on; each child has it to itself, in its mount namespace.
     :param directory: of the writable layers, made with them on the first start.
     :param files: small files of the container's own, by target.
+    :param nodes: the devices that it is given.
     """
 
     root: str
@@ -50,6 +55,7 @@ class RootfsPart:
     layers: tuple[rootfs.Layer, ...]
     binds: tuple[rootfs.Bind, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,21 @@ class NetworkPart:
     existing: bool = False
     wait: bool = False
     configure: list[Operation] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NamespacesPart:
+    """Whose namespaces the container gets, but for the network's.
+
+    :param maps: of its user namespace; None leaves it in the host's.
+    :param owner: where its user namespace is found: ``netns`` (it owns that one), or the slot of a process in it; ""
+        makes a new one.
+    :param neighbours: kind -> slot of the process (a pidfd) that shares its own.
+    """
+
+    maps: IdMaps | None = None
+    owner: str = ""
+    neighbours: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +111,8 @@ class Program:
         return [describe(operation) for operation in (*self.prepare, *self.operations)]
 
 
-def _base_sysctls(spec: ServiceSpec) -> dict[str, str]:
+def _base_sysctls() -> dict[str, str]:
     """Docker's defaults for a network namespace of one's own: low ports and ping need no capability in it."""
-    if spec.network_mode == "host":
-        return {}
     return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
 
@@ -106,20 +125,28 @@ def environment(spec: ServiceSpec, hostname: str, terminal: bool = False) -> dic
 
 
 def _become(
+    spec: ServiceSpec,
     environment: dict[str, str],
-    user: str | None,
-    working_dir: str | None,
+    enter: Sequence[Operation],
     last_capability: int,
     terminal: bool,
+    user: str | None,
+    working_dir: str | None,
     confinement: Confinement,
     volumes: Sequence[str] = (),
 ) -> list[Operation]:
+    """From root of the host to the container's user; ``enter`` is the way into its user namespace."""
+    held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
+    ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
+    named = capabilities.mask(set(spec.cap_add) - {"ALL"})
     return [
         ["environment", environment],
         ["work", working_dir or "/"],
-        ["user", user or "0:0", terminal],
+        ["user", user or "0:0", terminal, list(spec.group_add)],
+        *enter,
         *(["adopt", target] for target in volumes),
-        ["privileges", capabilities.mask(), last_capability],
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
+        ["tidy"],
         ["die-with-parent"],
         *_confine(confinement),
     ]
@@ -135,6 +162,61 @@ def _fifos(confinement: Confinement, folder: str) -> list[str] | None:
     return [folder, confinement.files] if confinement.files else None
 
 
+def _clone_flags(spec: ServiceSpec, network: NetworkPart) -> int:
+    """The namespaces that the child is born in, all of the host's user namespace."""
+    flags = CLONE_NEWNS if spec.mnt == PRIVATE else 0
+    if spec.pid == PRIVATE:
+        flags |= CLONE_NEWPID
+    if spec.uts == PRIVATE:
+        flags |= CLONE_NEWUTS
+    if spec.ipc == PRIVATE:
+        flags |= CLONE_NEWIPC
+    if network.new:
+        flags |= CLONE_NEWNET
+    return flags
+
+
+def _enter_namespaces(
+    spec: ServiceSpec, network: NetworkPart, namespaces: NamespacesPart
+) -> tuple[int, list[Operation]]:
+    """The flags to be cloned with, and the operations that bring about all other namespaces."""
+    flags = _clone_flags(spec, network)
+    operations: list[Operation] = []
+    made = ["time"] if spec.time == PRIVATE else []
+    if namespaces.maps:
+        # What the container's user namespace shall own is made in it, and not before.
+        flags &= CLONE_NEWNS | CLONE_NEWPID
+        made = [kind for kind in ("uts", "ipc", "cgroup", "time") if getattr(spec, kind) == PRIVATE]
+        if network.new:
+            made.append("net")
+        if namespaces.owner:
+            source = "owner" if namespaces.owner == "netns" else "user-namespace-of"
+            operations.append([source, namespaces.owner])
+    elif spec.cgroup == PRIVATE:
+        operations.append(["unshare-cgroup"])
+    fresh = namespaces.maps is not None and not namespaces.owner
+    if made or fresh:
+        maps = None
+        if namespaces.maps and fresh:
+            maps = [idmap.render(each) for each in namespaces.maps]
+        offsets = spec.time_offsets
+        clocks = [("monotonic", offsets.monotonic), ("boottime", offsets.boottime)] if offsets else []
+        text = "".join(f"{name} {_seconds(value)}\n" for name, value in clocks)
+        operations.append(["namespaces", made, maps, text, "net" in made])
+    if network.existing:
+        operations.append(["join", "netns", ["net"]])
+    for kind, slot in namespaces.neighbours.items():
+        if kind not in ("pid", "mnt"):
+            operations.append(["join", slot, [kind]])
+    return flags, operations
+
+
+def _seconds(value: float) -> str:
+    """As /proc/PID/timens_offsets takes it: whole seconds, rounded down, and nanoseconds (time_namespaces(7))."""
+    whole = math.floor(value)
+    return f"{whole} {round((value - whole) * 1e9)}"
+
+
 def compile_start(
     spec: ServiceSpec,
     hostname: str,
@@ -142,6 +224,7 @@ def compile_start(
     files: RootfsPart,
     network: NetworkPart,
     last_capability: int,
+    namespaces: NamespacesPart = NamespacesPart(),
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
     confinement: Confinement = UNCONFINED,
@@ -154,64 +237,81 @@ def compile_start(
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
-    tmpfs = [mount for mount in spec.mounts if mount.type == "tmpfs"]
-    sysctls = (_base_sysctls(spec) if network.new else {}) | spec.sysctls
+    maps = namespaces.maps
+    own_files = spec.mnt == PRIVATE
+    sysctls = [
+        ["sysctl", *pair] for pair in ((_base_sysctls() if network.new else {}) | spec.sysctls).items()
+    ]
+    flags, enter_namespaces = _enter_namespaces(spec, network, namespaces)
     operations: list[Operation] = [
         *cgroup.enter,
         ["keyring", confinement.process],
-        *([["label-mounts", confinement.files]] if confinement.files else []),
-        ["unshare-cgroup"],
-        ["stage", "cgroup"],
-        ["hostname", hostname],
-        *rootfs.enter_root(files.root, files.directory, files.layers, files.binds),
-        ["files", files.files],
-        *rootfs.default_mounts(),
-        *rootfs.attach_mounts(files.binds, tmpfs),
-        ["stage", "rootfs"],
+        *enter_namespaces,
+        ["stage", "namespaces"],
     ]
-    if network.existing:
-        operations.append(["join", "netns", "net"])
+    if spec.uts == PRIVATE:
+        operations.append(["hostname", hostname])
+    if own_files:
+        tmpfs = [mount for mount in spec.mounts if mount.type == "tmpfs"]
+        if confinement.files:
+            operations.append(["label-mounts", confinement.files])
+        operations += rootfs.enter_root(
+            files.root, files.directory, files.layers, files.binds, maps, spec.user
+        )
+        operations.append(["files", files.files])
+        operations += rootfs.make_nodes(files.nodes)
+        operations += rootfs.default_mounts(maps)
+        operations += rootfs.attach_mounts(files.binds, tmpfs, files.nodes)
+    operations.append(["stage", "rootfs"])
     if network.wait:
         operations.append(["wait"])
     operations += network.configure
     operations.append(["stage", "network"])
-    operations += [plain.write("/proc/sys/" + key.replace(".", "/"), value) for key, value in sysctls.items()]
-    operations += rootfs.restrict(files.layers if spec.read_only else ())
+    operations += sysctls
+    if own_files:
+        operations += rootfs.restrict(files.layers if spec.read_only else ())
+    elif maps:
+        operations += [["join", namespaces.neighbours["mnt"], ["mnt"]], rootfs.act_as(maps)]
+    elif "mnt" in namespaces.neighbours:
+        operations.append(["join", namespaces.neighbours["mnt"], ["mnt"]])
     operations += [["limit", name, limit.soft, limit.hard] for name, limit in spec.ulimits.items()]
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(
-        environment(spec, hostname, terminal is not None), spec.user, spec.working_dir, last_capability,
-        terminal is not None, confinement,
-        [mount.target for mount in spec.mounts if mount.type == "volume" and not mount.read_only],
+        spec, environment(spec, hostname, terminal is not None),
+        [["enter-user-namespace", own_files]] if maps else [], last_capability, terminal is not None,
+        spec.user, spec.working_dir, confinement,
+        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only],
     )  # fmt: skip
     operations.append(["stage", "restrict"])
     if spec.init:
         operations.append(["init"])
     operations.append(["exec", list(spec.argv)])
     give = [] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"]
-    flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
-    if network.new:
-        flags |= CLONE_NEWNET
+    if flags & CLONE_NEWNET:
         give.append("netns")
     if network.wait:
         give.append("ready")
+    slots = ["netns"] if network.existing else []
     return Program(
         flags=flags,
         cgroup=cgroup.clone_into,
         prepare=cgroup.prepare,
         operations=operations,
         give=give,
-        slots=["netns"] if network.existing else [],
+        slots=list(dict.fromkeys([*slots, *namespaces.neighbours.values()])),
+        join=namespaces.neighbours.get("pid"),
         fifos=_fifos(confinement, run_dir),
     )
 
 
 def compile_exec(
+    spec: ServiceSpec,
     argv: Sequence[str],
     environment: dict[str, str],
     cgroup: CgroupPart,
     last_capability: int,
+    maps: IdMaps | None = None,
     user: str | None = None,
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
@@ -219,15 +319,23 @@ def compile_exec(
     confinement: Confinement = UNCONFINED,
     run_dir: str = "/run",
 ) -> Program:
-    """The program that runs one more process in a running container (slot "container" is its pidfd)."""
-    operations: list[Operation] = [
-        *cgroup.enter,
-        ["keyring", confinement.process],
-        ["join", "container", "all"],
-    ]
+    """The program that runs one more process in a running container (slot "container" is its pidfd).
+
+    :param maps: those of the container's user namespace.
+    """
+    kinds = ["mnt", "net", "uts", "ipc", "cgroup", *(["time"] if spec.time != HOST else [])]
+    operations: list[Operation] = [*cgroup.enter, ["keyring", confinement.process]]
+    if maps:
+        operations.append(["user-namespace-of", "container"])
+    operations.append(["join", "container", kinds])
+    if maps:
+        operations.append(rootfs.act_as(maps))
     if terminal:
         operations.append(["terminal", *terminal])
-    operations += _become(environment, user, working_dir, last_capability, terminal is not None, confinement)
+    operations += _become(
+        spec, environment, [["enter-user-namespace", False]] if maps else [], last_capability,
+        terminal is not None, user or spec.user, working_dir or spec.working_dir, confinement,
+    )  # fmt: skip
     operations.append(["exec", list(argv)])
     return Program(
         flags=0,
@@ -253,41 +361,37 @@ def compile_host_command(argv: Sequence[str], environment: dict[str, str]) -> Pr
     )
 
 
+def _names(bits: int) -> str:
+    names = capabilities.names(bits)
+    return "all" if len(names) == len(capabilities.NUMBERS) else ",".join(names) or "none"
+
+
+def _describe_map(text: str) -> str:
+    return ", ".join(line.replace(" ", ":") for line in text.splitlines())
+
+
+def _describe_namespaces(kinds: list[str], maps: tuple[str, str] | None, offsets: str, give: bool) -> str:
+    whose = f" with a user namespace ({_describe_map(maps[0])})" if maps else ""
+    return f"make {', '.join(kinds)} namespaces{whose}" + (
+        f", clocks {_describe_map(offsets)}" if offsets else ""
+    )
+
+
 _DESCRIBE: dict[str, Callable[..., str]] = {
     **plain.DESCRIBE,
     "stage": lambda name: f"-- {name} done",
     "die-with-parent": lambda: "die with the spawner",
     "private-mounts": lambda: "make all mounts private",
     "unshare-cgroup": lambda: "new cgroup namespace",
-    "join": lambda slot, what: f"join {what} namespaces of {slot}",
-    "hostname": lambda name: f"set hostname {name}",
-    "layers": lambda directory, layers: f"make writable layers in {directory}",
-    "files": lambda files: "make " + " ".join(files),
-    "overlay": lambda target, lower, upper, work: (
-        f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
+    "namespaces": _describe_namespaces,
+    "owner": lambda slot: f"take the user namespace that owns {slot}",
+    "mount-map": lambda slot, root, user, uid, gid: f"make {slot}: what {user} makes belongs to {uid}:{gid}",
+    "act-as": lambda uid, gid: f"make files as root of the container, user {uid[0][1]} of the host",
+    "user-namespace-of": lambda slot: f"take the user namespace of {slot}",
+    "enter-user-namespace": lambda lock: (
+        "enter the user namespace" + (", and lock all mounts" if lock else "")
     ),
-    "open-tree": lambda slot, path, recursive, read_only: (
-        f"open {path}{' read-only' if read_only else ''} as {slot}"
-    ),
-    "pivot-root": lambda root: f"pivot_root to {root}",
-    "mount": lambda fstype, target, flags, data: (
-        f"mount {fstype} on {target}" + (f" ({data})" if data else "")
-    ),
-    "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
-    "attach-tree": lambda slot, target: f"mount {slot} on {target}",
-    "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
-    "mask": lambda path: f"mask {path}",
-    "read-only": lambda path: f"make {path} read-only",
-    "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
-    "wait": lambda: "wait for the network",
-    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
-    "environment": lambda environment: f"set {len(environment)} environment variables",
-    "work": lambda path: f"change to working folder {path}",
-    "user": lambda user, terminal: f"become user {user}",
-    "adopt": lambda path: f"own {path} if it is a new volume",
-    "privileges": lambda bits, last: (
-        f"keep capabilities {','.join(capabilities.names(bits)) or 'none'}, no_new_privs"
-    ),
+    "tidy": lambda: "reap what made the namespaces",
     "keyring": lambda context: "new session keyring" + (f" labelled {context}" if context else ""),
     "label-mounts": lambda context: f"label whatever is mounted {context}",
     "confine": lambda context, profile: (
@@ -297,8 +401,46 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
             + ([f"AppArmor profile {profile}"] if profile else [])
         )
     ),
+    "join": lambda slot, kinds: f"join {', '.join(kinds)} namespace of {slot}",
+    "hostname": lambda name: f"set hostname {name}",
+    "layers": lambda directory, layers: f"make writable layers in {directory}",
+    "files": lambda files: "make " + " ".join(files),
+    "overlay": lambda target, lower, upper, work: (
+        f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
+    ),
+    "open-tree": lambda slot, path, recursive, read_only, ids: (
+        f"open {path}{' read-only' if read_only else ''}{f' with ids of {ids}' if ids else ''} as {slot}"
+    ),
+    "idmap-folders": lambda paths: f"idmap {' '.join(paths)}",
+    "sysctl": lambda key, value: f"set {key} to {value}",
+    "pivot-root": lambda root: f"pivot_root to {root}",
+    "mount": lambda fstype, target, flags, data: (
+        f"mount {fstype} on {target}" + (f" ({data})" if data else "")
+    ),
+    "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
+    "attach-tree": lambda slot, target: f"mount {slot} on {target}",
+    "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
+    "nodes": lambda nodes: (
+        "make devices "
+        + ", ".join(f"{slot} ({kind} {major}:{minor})" for slot, kind, major, minor, *_ in nodes)
+    ),
+    "mask": lambda path: f"mask {path}",
+    "read-only": lambda path: f"make {path} read-only",
+    "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
+    "wait": lambda: "wait for the network",
+    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
+    "environment": lambda environment: f"set {len(environment)} environment variables",
+    "work": lambda path: f"change to working folder {path}",
+    "user": lambda user, terminal, groups: f"find user {user}" + (f" and groups {groups}" if groups else ""),
+    "adopt": lambda path: f"own {path} if it is a new volume",
+    "privileges": lambda bits, ambient, last, no_new_privileges, optional: (
+        f"become that user, keep capabilities {_names(bits)}"
+        + (f", ambient {_names(ambient)}" if ambient else "")
+        + (", no_new_privs" if no_new_privileges else "")
+    ),
     "terminal": lambda rows, columns: f"make a terminal of {rows} x {columns}",
     "init": lambda: "stay as pid 1 that reaps and forwards signals",
+    "exit": lambda: "exit",
     "exec": lambda argv: f"exec {shlex.join(argv)}",
 }
 

@@ -15,6 +15,7 @@ spawner -> service        meaning                                               
 ``cloned`` id, pid        the child exists (pid as the host sees it)                  pidfd, then as the
                                                                                       program's ``give`` says
 ``pty`` id                a terminal was made in the container                        its master end
+``netns`` id              a network namespace was made for the container              it
 ``started`` id, stages    the program has been exec'd                                 -
 ``failed`` id, error      it has not, and why                                         -
 ``exited`` id, code,      the child has been reaped; ``signal`` is null unless one    -
@@ -25,7 +26,7 @@ signal                    killed it; always the last message of an id
 child -> spawner          meaning (on a socket pair that closes on exec)
 ========================  ==========================================================
 ``stages``                seconds each stage took
-``pty``                   as above
+``pty``, ``netns``        as above
 ``error``                 operation (index), errno, path, text, status; then it exits
 (end of file)             exec succeeded, unless an error came before
 ========================  ==========================================================

@@ -35,7 +35,7 @@ from orchestrator.runtime.protocol import Message, receive, send
 
 _STDIO = ("stdin", "stdout", "stderr")
 _CHILD_SIGNALS = (
-    signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
+    signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD,
 )  # fmt: skip
 #: Seconds that killed children may take to die before the sweeper comes for their cgroups.
 _PATIENCE = 5.0
@@ -44,8 +44,9 @@ _PATIENCE = 5.0
 class _Process:
     """One child that has not been reaped yet."""
 
-    def __init__(self, id: str, pidfd: int, status: socket.socket) -> None:
+    def __init__(self, id: str, pid: int, pidfd: int, status: socket.socket) -> None:
         self.id = id
+        self.pid = pid
         self.pidfd = pidfd
         self.status: socket.socket | None = status
         self.stages: list[Any] = []
@@ -146,6 +147,12 @@ class Spawner:
         self.statuses: dict[int, _Process] = {}  # by the descriptor of their status socket
         self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        #: Whether processes may be left to this one by others of the host's pid namespace.
+        self.adopting = False
+        self.orphaned, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # what it does is to write to that descriptor
+        self.poll.register(self.orphaned, select.EPOLLIN)
 
     def serve(self) -> None:
         """Handle messages and exits; returns when the service has gone away."""
@@ -177,6 +184,9 @@ class Spawner:
             if fd == self.control.fileno():
                 if not self._handle():
                     return False
+            elif fd == self.orphaned:
+                os.read(fd, 4096)
+                self._reap_orphans()
             elif fd in self.statuses:
                 self._hear(self.statuses[fd])
             elif fd in self.processes:
@@ -220,7 +230,8 @@ class Spawner:
         if "netns" in program["give"]:
             plumbing.add_netns(pid)
         status = plumbing.take_status()
-        process = _Process(id, pidfd, status)
+        process = _Process(id, pid, pidfd, status)
+        self.adopting |= not program["flags"] & CLONE_NEWPID and program["join"] is None
         self.processes[pidfd] = self.statuses[status.fileno()] = process
         self.poll.register(pidfd, select.EPOLLIN)
         self.poll.register(status, select.EPOLLIN)
@@ -283,14 +294,23 @@ class Spawner:
     def _relay(self, process: _Process, message: Message, fds: list[int]) -> None:
         if "stages" in message:
             process.stages = message["stages"]
-        elif "pty" in message:
-            send(self.control, {"id": process.id, "event": "pty"}, fds)
+        elif "pty" in message or "netns" in message:
+            send(self.control, {"id": process.id, "event": next(iter(message))}, fds)
         else:
             process.failed = True
             error = {"where": "child", **message["error"]}
             send(self.control, {"id": process.id, "event": "failed", "error": error})
         for fd in fds:
             os.close(fd)
+
+    def _reap_orphans(self) -> None:
+        """Reap what others have left to this process: those of a container in the host's pid namespace."""
+        if self.adopting:
+            own = {process.pid for process in self.processes.values()}
+            with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+                children = file.read().split()
+            for pid in set(map(int, children)) - own:
+                os.waitpid(pid, os.WNOHANG)
 
     def _reap(self, process: _Process) -> None:
         self._hear(process)

@@ -18,6 +18,7 @@ def container_view(supervisor: Supervisor) -> ContainerView:
     """One container, as ``ps`` shows it."""
     container = supervisor.container
     spec = container.spec
+    endpoints = container.network_home.endpoints
     return ContainerView(
         project=container.project,
         service=spec.name,
@@ -30,8 +31,8 @@ def container_view(supervisor: Supervisor) -> ContainerView:
         state=supervisor.state,
         health=supervisor.health,
         pid=supervisor.pid,
-        address=str(container.endpoints[0].address) if container.endpoints else None,
-        addresses={endpoint.network.name: str(endpoint.address) for endpoint in container.endpoints},
+        address=str(endpoints[0].address) if endpoints else None,
+        addresses={endpoint.network.name: str(endpoint.address) for endpoint in endpoints},
         ports=[
             PortView(
                 host_ip=str(port.host_ip),

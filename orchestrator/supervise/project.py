@@ -235,6 +235,7 @@ class Project:
         self._place(container)
         container.ports = self._reserve(container, spec.ports)
         try:
+            await self._facilities.launcher.choose_ids(container)
             await self._facilities.launcher.confine(container)
             self._facilities.launcher.prepare(
                 container, self._hosts_of(container), self._resolv_conf(container)
@@ -357,16 +358,29 @@ class Project:
                 live.addresses.pop(container.name, None)
 
     def _hosts_of(self, container: Container) -> str:
-        host_mode = container.spec.network_mode == "host"
+        home = self._network_home(container)
+        host_mode = home.spec.network_mode == "host"
         base = self._host_files.hosts if host_mode else hosts.LOCALHOST
         own = hosts.Member(
             container.name, container.spec.name, container.replica, container.hostname,
-            {endpoint.network.name: endpoint.address for endpoint in container.endpoints},
+            {endpoint.network.name: endpoint.address for endpoint in home.endpoints},
         )  # fmt: skip
         networks = None if host_mode else frozenset(own.addresses)
         if networks not in self._names:
             self._names[networks] = hosts.render_names(self._members(), networks)
         return hosts.render_own(own, base=base, host_mode=host_mode) + self._names[networks]
+
+    def _network_home(self, container: Container) -> Container:
+        """Whose network it is on, as far as that is a container of this project."""
+        sharing = container.spec.shared.get("net")
+        if sharing is None:
+            return container
+        number = container.replica if sharing.kind == "service" else 0
+        names = (container_name(self.name, sharing.name, number), container_name(self.name, sharing.name, 1))
+        for name in (*names, sharing.name):
+            if (supervisor := self.supervisors.get(name)) and supervisor.container is not container:
+                return self._network_home(supervisor.container)
+        return container
 
     def _members(self) -> list[hosts.Member]:
         """Every container that the project has or will have, by its names."""
@@ -385,11 +399,12 @@ class Project:
         return members
 
     def _resolv_conf(self, container: Container) -> str:
-        if container.spec.network_mode == "host":
+        home = self._network_home(container)
+        if home.spec.network_mode == "host":
             return self._host_files.resolv_conf
         return hosts.render_resolv_conf(
             self._host_files.resolv_conf, self._host_files.upstream,
-            egress=any(not endpoint.network.internal for endpoint in container.endpoints),
+            egress=any(not endpoint.network.internal for endpoint in home.endpoints),
         )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class HealthWatch:
             await asyncio.sleep(delay)
 
     def _target(self) -> Target:
-        endpoints = self._supervisor.container.endpoints
+        endpoints = self._supervisor.container.network_home.endpoints
         return Target(str(endpoints[0].address) if endpoints else "127.0.0.1")
 
     async def _run_exec(self, command: tuple[str, ...], timeout: float) -> tuple[int, bytes]:

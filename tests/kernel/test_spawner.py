@@ -20,12 +20,14 @@ from orchestrator.runtime import rootfs
 from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
 from orchestrator.runtime.program import (
     CgroupPart,
+    NamespacesPart,
     NetworkPart,
     RootfsPart,
     compile_exec,
     compile_start,
     environment,
 )
+from orchestrator.runtime.userns import IdMaps
 from orchestrator.spec import Mount, ServiceSpec, Ulimit
 
 pytestmark = pytest.mark.requires("root", "overlay", "netns")
@@ -36,9 +38,10 @@ LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
 class Box:
     """Starts containers without cgroup and network, and reads what they print."""
 
-    def __init__(self, spawner: SpawnerHandle, directory: Path) -> None:
+    def __init__(self, spawner: SpawnerHandle, directory: Path, maps: IdMaps | None) -> None:
         self.spawner = spawner
         self.directory = directory
+        self.maps = maps
         self.count = 0
 
     async def start(
@@ -54,7 +57,10 @@ class Box:
             layers.append(rootfs.Layer(lower.target, lower.folders, upper, work))
         service = ServiceSpec(name="x", command=command, **spec)
         files = RootfsPart(str(base / "root"), str(base / "layers"), tuple(layers), binds, FILES)
-        program = compile_start(service, "box", CgroupPart(), files, NetworkPart(new=True), LAST_CAPABILITY)
+        program = compile_start(
+            service, "box", CgroupPart(), files, NetworkPart(new=True), LAST_CAPABILITY,
+            NamespacesPart(self.maps),
+        )  # fmt: skip
         process = self.spawner.launch(program)
         await process.cloned()
         return process
@@ -78,10 +84,12 @@ def read_all(fd: int) -> str:
         return file.read().decode()
 
 
-@pytest_asyncio.fixture
-async def box(tmp_path: Path) -> AsyncIterator[Box]:
+@pytest_asyncio.fixture(params=["host", "own"])
+async def box(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Box]:
+    """In the host's user namespace, and in one of their own: they must not notice the difference."""
     spawner = await SpawnerHandle.start()
-    yield Box(spawner, tmp_path)
+    tmp_path.chmod(0o755)
+    yield Box(spawner, tmp_path, IdMaps.of_range(0x7000_0000) if request.param == "own" else None)
     await spawner.close()
 
 
@@ -286,7 +294,7 @@ async def test_signals_reach_the_program_with_default_dispositions(tmp_path: Pat
     old = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     spawner = await SpawnerHandle.start()
     signal.signal(signal.SIGUSR2, old)
-    box = Box(spawner, tmp_path)
+    box = Box(spawner, tmp_path, None)
     _, output = await box.run("cat", "/proc/self/status")
     masks = [
         line.split("\t")[1] for line in output.splitlines() if line.startswith(("SigBlk", "SigIgn", "SigCgt"))
@@ -306,7 +314,8 @@ async def test_exec_joins_every_namespace(box: Box) -> None:
     ]
     spec = ServiceSpec(name="x")
     extra = box.spawner.launch(
-        compile_exec(argv, environment(spec, "box"), CgroupPart(), LAST_CAPABILITY), [process.pidfd]
+        compile_exec(spec, argv, environment(spec, "box"), CgroupPart(), LAST_CAPABILITY, box.maps),
+        [process.pidfd],
     )
     await extra.started()
     output = (await asyncio.to_thread(read_all, extra.take("stdout"))).split()
@@ -324,7 +333,7 @@ async def test_a_terminal_has_job_control_and_its_size(box: Box) -> None:
     spec = ServiceSpec(name="x")
     argv = ["sh", "-c", "stty size; tty; exit 5"]
     program = compile_exec(
-        argv, environment(spec, "box", True), CgroupPart(), LAST_CAPABILITY, terminal=(33, 77)
+        spec, argv, environment(spec, "box", True), CgroupPart(), LAST_CAPABILITY, box.maps, terminal=(33, 77)
     )
     extra = box.spawner.launch(program, [process.pidfd])
     await extra.started()
@@ -368,7 +377,7 @@ async def test_a_failed_prepare_is_reported_and_leaves_nothing(box: Box) -> None
     await box.run("true")
     before = len(os.listdir(f"/proc/{box.spawner.pid}/fd"))
     for _ in range(20):
-        program = compile_exec(["true"], {}, CgroupPart(), LAST_CAPABILITY)
+        program = compile_exec(ServiceSpec(name="x"), ["true"], {}, CgroupPart(), LAST_CAPABILITY)
         broken = type(program)(
             **{**program.to_wire(), "prepare": [["mkdir", "/nosuch/x", 0o755]], "slots": [], "join": None}
         )

@@ -211,3 +211,43 @@ async def test_a_profile_that_cannot_be_loaded_is_noted_unless_the_manifest_insi
     machine.parser, machine.result = "/p", (0, b"", b"")  # it is tried again
     await given.confine(one)
     assert (one.confinement.profile, one.confinement.note) == ("orch-default", "")
+
+
+async def test_containers_that_share_processes_have_one_level(machine: Host) -> None:
+    machine.selinux = True
+    given = confiner(machine)
+    home, guest, stubborn = (
+        container("home"),
+        container("guest"),
+        container("b", selinux=Selinux(level="s0:c9")),
+    )
+    for one in (home, guest, stubborn):
+        await given.confine(one)
+    own = guest.confinement
+    guest.neighbours = stubborn.neighbours = {"net": home}
+    given.follow(guest)
+    assert guest.confinement == own  # a network is used through sockets
+    guest.neighbours = stubborn.neighbours = {"net": home, "pid": home}
+    for one in (guest, stubborn):
+        given.follow(one)
+    assert guest.confinement == home.confinement
+    assert stubborn.confinement.process.endswith(":s0:c9")
+    free = container("c", selinux=Selinux(disable=True))
+    free.neighbours = {"pid": home}
+    await given.confine(free)
+    given.follow(free)
+    assert free.confinement == UNCONFINED
+
+
+@pytest.mark.parametrize("kind", ["pid", "ipc", "mnt"])
+async def test_a_container_among_the_hosts_processes_has_no_label_of_its_own(
+    machine: Host, kind: str
+) -> None:
+    machine.selinux = True
+    one = container(**{kind: "host"})
+    await confiner(machine).confine(one)
+    assert one.confinement.process == ""
+    assert one.confinement.note == f"no SELinux label, since it has the host's {kind} namespace"
+    insisting = container("b", selinux=Selinux(type="container_t"), **{kind: "host"})
+    await confiner(machine).confine(insisting)
+    assert ":container_t:" in insisting.confinement.process

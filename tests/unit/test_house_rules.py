@@ -16,12 +16,14 @@ PACKAGES = sorted(path for path in ROOT.rglob("__init__.py") if path.parent != R
 SPAWNER_SIDE = (
     "orchestrator.kernel",
     "orchestrator.runtime.spawner",
+    "orchestrator.runtime.accounts",
     "orchestrator.runtime.child",
     "orchestrator.runtime.child_files",
     "orchestrator.runtime.child_lsm",
     "orchestrator.runtime.child_operations",
     "orchestrator.runtime.child_program",
     "orchestrator.runtime.child_user",
+    "orchestrator.runtime.idmap",
     "orchestrator.runtime.protocol",
 )
 #: Command modules that are not a client's: they run or examine the service's side in their own process.

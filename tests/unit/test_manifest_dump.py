@@ -20,6 +20,7 @@ from orchestrator.spec import (
     Attachment,
     Condition,
     Dependency,
+    Device,
     ExecCheck,
     Healthcheck,
     HttpCheck,
@@ -143,6 +144,12 @@ _SELINUX = st.just(Selinux(disable=True)) | st.builds(
     type=_maybe(st.just("my_t")),
     level=_maybe(st.sampled_from(["s0", "s0:c1,c2", "s0-s15:c0.c1023"])),
 )
+_DEVICES = st.builds(
+    Device,
+    source=_PATHS.map(lambda path: "/dev" + path),
+    target=_PATHS.map(lambda path: "/dev/d" + path),  # none that is a mount's as well
+    permissions=st.sampled_from(["r", "w", "rw", "rwm"]),
+)
 _LIMITS = st.integers(0, 1000).flatmap(
     lambda soft: st.builds(Ulimit, soft=st.just(soft), hard=st.just(-1) | st.just(soft + 1))
 )
@@ -182,6 +189,8 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         ports=draw(_tuples(ports)) if mode == "bridge" else (),
         expose=draw(_tuples(st.sampled_from(["80", "53/udp"]))),
         mounts=draw(_tuples(_MOUNTS, unique_by=lambda mount: mount.target)),
+        devices=draw(_tuples(_DEVICES, unique_by=lambda device: device.target)),
+        device_cgroup_rules=draw(_tuples(st.sampled_from(["c 1:3 rwm", "b *:* m", "c 136:* r"]))),
         read_only=draw(st.booleans()),
         network_mode=mode,
         networks=joined,

@@ -40,7 +40,7 @@ def test_every_key_is_described_and_no_table_takes_others() -> None:
 def test_every_field_of_the_specs_has_a_key() -> None:
     elsewhere = {"name": "profiles", "mounts": "volumes"}
     fields = {elsewhere.get(field.name, field.name) for field in msgspec.structs.fields(ServiceSpec)}
-    assert set(SERVICE.keys) == fields | {"env_file", "tmpfs"}
+    assert set(SERVICE.keys) | {"time_offsets"} == fields | {"env_file", "tmpfs"}
     assert set(RESOURCES.keys) == {field.name for field in msgspec.structs.fields(Resources)}
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator import capabilities
 from orchestrator.cli import exit_codes, parser
 from orchestrator.manifest.load import load
 from orchestrator.manifest.schema import json_schema
-from orchestrator.runtime import capabilities, rootfs
+from orchestrator.runtime import rootfs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator import capabilities
+from orchestrator.devices import Node
 from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
 from orchestrator.lsm.confinement import UNCONFINED, Confinement
-from orchestrator.runtime import capabilities, rootfs
+from orchestrator.runtime import rootfs
 from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.program import (
     _DESCRIBE,
@@ -65,7 +68,7 @@ def test_the_cgroup_is_joined_before_the_cgroup_namespace_is_made() -> None:
 
 def test_sysctls_are_written_before_proc_sys_becomes_read_only() -> None:
     program = compiled(ServiceSpec(name="x", command=("true",), sysctls={"net.core.somaxconn": "7"}))
-    written = program.operations.index(["write", "/proc/sys/net/core/somaxconn", "7"])
+    written = program.operations.index(["sysctl", "net.core.somaxconn", "7"])
     assert written < program.operations.index(["read-only", "/proc/sys"])
 
 
@@ -87,7 +90,7 @@ def test_a_restart_joins_the_namespace_that_is_there_and_configures_nothing() ->
     assert not again.flags & CLONE_NEWNET
     assert first.give[-2:] == ["netns", "ready"]
     assert again.slots == ["netns"]
-    assert ["join", "netns", "net"] in again.operations
+    assert ["join", "netns", ["net"]] in again.operations
     assert ["wait"] not in again.operations
 
 
@@ -109,9 +112,31 @@ def test_inner_mounts_come_after_outer_ones() -> None:
     assert tmpfs[1][3] == "mode=700,size=4096"
 
 
+def test_devices_are_made_out_of_the_hosts_reach_and_mounted_after_what_they_are_in() -> None:
+    nodes = (
+        Node("/dev/fuse", "c", 10, 229, 0o600, 0, 0, "rw"),
+        Node("/data/disk", "b", 8, 0, 0o660, 0, 6, "r"),
+    )
+    files = dataclasses.replace(FILES, nodes=nodes)
+    spec = ServiceSpec(name="x", command=("a",), mounts=(Mount(type="tmpfs", target="/data"),))
+    program = compile_start(spec, "box", CGROUP, files, NetworkPart(new=True), 40)
+    made = ["nodes", [["node0", "c", 10, 229, 0o600, 0, 0], ["node1", "b", 8, 0, 0o660, 0, 6]]]
+    order = program.operations
+    proc = next(index for index, op in enumerate(order) if op[:3] == ["mount", "proc", "/proc"])
+    assert names(program).index("pivot-root") < order.index(made) < proc
+    tmpfs = next(index for index, op in enumerate(order) if op[:2] == ["tmpfs", "/data"])
+    assert tmpfs < order.index(["attach-tree", "node1", "/data/disk"])
+    assert ["attach-tree", "node0", "/dev/fuse"] in order
+    assert describe(made) == "make devices node0 (c 10:229), node1 (b 8:0)"
+
+
+def test_without_devices_no_node_is_made() -> None:
+    assert "nodes" not in names(compiled(ServiceSpec(name="x", command=("a",))))
+
+
 def test_exec_has_the_containers_privileges_and_no_more() -> None:
     start = compiled(ServiceSpec(name="x", command=("a",)))
-    run = compile_exec(["a"], {}, CGROUP, 40)
+    run = compile_exec(ServiceSpec(name="x"), ["a"], {}, CGROUP, 40)
     privileges = [op for op in start.operations if op[0] == "privileges"]
     assert [op for op in run.operations if op[0] == "privileges"] == privileges
     assert run.join == "container"
@@ -131,7 +156,8 @@ def test_the_program_is_confined_last_and_its_files_are_labelled_from_the_first_
 
 
 def test_exec_is_confined_as_the_container_is() -> None:
-    run = compile_exec(["a"], {}, CGROUP, 40, confinement=LABELLED, run_dir="/run/orch")
+    spec = ServiceSpec(name="x", command=("a",))
+    run = compile_exec(spec, ["a"], {}, CGROUP, 40, confinement=LABELLED, run_dir="/run/orch")
     assert names(run)[-2:] == ["confine", "exec"]
     assert run.fifos == ["/run/orch", LABELLED.files]
     assert names(run).index("keyring") < names(run).index("join")  # where /proc is the host's

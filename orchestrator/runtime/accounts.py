@@ -1,0 +1,71 @@
+"""Users and groups as a container's own /etc/passwd and /etc/group know them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from orchestrator.kernel.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from orchestrator.runtime.child import Refused
+
+_MAX_FILE = 1 << 20
+
+
+class Account(NamedTuple):
+    """Who somebody is; ``groups`` begins with ``gid``."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+    home: str
+
+
+def find_account(root: int, user: str, further: Sequence[str] = ()) -> Account:
+    """``user[:group]``, names or numbers.
+
+    :param root: a descriptor of the container's root; nothing outside of it is read.
+    :param further: groups to be in besides.
+    :raises Refused: when the user or a group does not exist.
+    """
+    name, _, group = user.partition(":")
+    row = next((row for row in _rows(root, "/etc/passwd", 6) if name in (row[0], row[2])), None)
+    uid = _number(row[2] if row else name)
+    if uid is None:
+        raise Refused(f'user "{name}" is not in the container\'s /etc/passwd', 126)
+    gid = _number(row[3]) if row else 0
+    groups: list[int] = []
+    known = _rows(root, "/etc/group", 3)
+    if group:
+        gid = _group(known, group)
+    elif row:
+        member = [_number(each[2]) for each in known if len(each) >= 4 and row[0] in each[3].split(",")]
+        groups = [number for number in member if number is not None]
+    groups += [_group(known, name) for name in further]
+    gid = gid or 0
+    return Account(uid, gid, list(dict.fromkeys([gid, *groups])), row[5] if row and row[5] else "/")
+
+
+def _group(known: list[list[str]], name: str) -> int:
+    number = _number(next((row[2] for row in known if name in (row[0], row[2])), name))
+    if number is None:
+        raise Refused(f'group "{name}" is not in the container\'s /etc/group', 126)
+    return number
+
+
+def _rows(root: int, path: str, fields: int) -> list[list[str]]:
+    try:
+        fd = openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        return []
+    try:
+        data = os.read(fd, _MAX_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+    rows = [line.split(":") for line in data.decode("utf-8", "replace").splitlines()]
+    return [row for row in rows if len(row) >= fields]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) < 2**32 - 1 else None
