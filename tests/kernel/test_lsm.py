@@ -20,7 +20,16 @@ pytestmark = pytest.mark.requires("root")
 #: Any text where SELinux is off, and a context of every policy for containers where it is on.
 LABEL = "system_u:object_r:container_file_t:s0"
 LABEL_OF_OTHERS = "system_u:object_r:tmp_t:s0"
-GET_KEYRING_ID = "print(ctypes.CDLL(None).syscall(250 if os.uname().machine == 'x86_64' else 219, 0, -3, 0))"
+#: Prints the number of the session keyring, if it can be read (keyctl(2)).
+SESSION_KEYRING = """
+import ctypes, os
+def keyctl(*words):
+    return ctypes.CDLL(None).syscall(250 if os.uname().machine == "x86_64" else 219, *words)
+KEYCTL_GET_KEYRING_ID, KEYCTL_READ, KEY_SPEC_SESSION_KEYRING = 0, 11, -3
+number = keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)
+assert keyctl(KEYCTL_READ, number, None, 0) >= 0
+print(number)
+"""
 
 
 def label_of(path: Path) -> str:
@@ -126,23 +135,32 @@ def _read_all(fd: int) -> bytes:
         return file.read()
 
 
-async def test_a_container_has_a_session_keyring_of_its_own() -> None:
-    async def session(*operations: list[str]) -> int:
-        command = [sys.executable, "-I", "-c", f"import ctypes, os; {GET_KEYRING_ID}"]
-        program = Program(0, None, [], [*operations, ["exec", command]], ["stdout"])
+async def test_a_container_has_a_session_keyring_of_its_own_and_may_use_it() -> None:
+    async def session(*operations: list[object]) -> int:
+        command = [sys.executable, "-I", "-c", SESSION_KEYRING]
+        program = Program(0, None, [], [*operations, ["exec", command]], ["stdout", "stderr"])
         process = spawner.launch(program)
         await process.started()
-        output = await asyncio.to_thread(_read_all, process.take("stdout"))
+        output, errors = [
+            await asyncio.to_thread(_read_all, process.take(name)) for name in ("stdout", "stderr")
+        ]
         await process.exited()
         process.close()
+        assert not errors
         return int(output)
 
+    keyring: list[object] = ["keyring", ""]
+    ids = "0 1000000 65536\n"
+    root_of_a_user_namespace: list[list[object]] = [
+        ["namespaces", [], [ids, ids], "", False], ["enter-user-namespace", False],
+    ]  # fmt: skip
     spawner = await SpawnerHandle.start()
     try:
         inherited = await session()
         assert inherited == await session()
-        own = {await session(["keyring", ""]) for _ in range(3)}
-        assert len(own) == 3
+        own = {await session(keyring) for _ in range(3)}
+        own.add(await session(keyring, *root_of_a_user_namespace))
+        assert len(own) == 4
         assert inherited not in own
     finally:
         await spawner.close()
