@@ -49,6 +49,7 @@ def own_profile() -> Iterator[None]:
     parser("--remove", PROFILE)
 
 
+@pytest.mark.vm
 @pytest.mark.usefixtures("fresh")
 def test_the_default_profile_is_loaded_and_holds_every_process(orch: Orch) -> None:
     manifest = orch.manifest("""
@@ -79,6 +80,7 @@ apparmor = "unconfined"
     assert (found["apparmor"], found["in_force"]) == ("orch-default", confined)
 
 
+@pytest.mark.vm
 @pytest.mark.usefixtures("fresh")
 def test_the_default_profile_denies_what_nothing_else_does(orch: Orch) -> None:
     manifest = orch.manifest("""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lsm import relabel
+from orchestrator.lsm.relabel import current
 from support.cli import Orch
 
 pytestmark = pytest.mark.requires("root", "netns", "pidns", "overlay", "selinux")
@@ -24,6 +24,7 @@ def label(orch: Orch, service: str, *command: str) -> str:
     return orch.run("exec", service, "--", *words, timeout=60).stdout.rstrip("\0\n")
 
 
+@pytest.mark.vm
 def test_each_container_has_a_label_of_its_own_and_keeps_it(orch: Orch) -> None:
     manifest = orch.manifest(f"""
 name = "l"
@@ -50,6 +51,7 @@ init = true
     assert label(orch, "l-a-1") == labels["l-a-1"]
 
 
+@pytest.mark.vm
 def test_everything_that_a_container_sees_as_a_file_has_its_label(orch: Orch) -> None:
     paths = "/ /dev /dev/null /dev/shm /dev/mqueue /dev/pts /etc/hosts /etc/hostname /mem /usr/bin/env"
     manifest = orch.manifest(f"""
@@ -70,6 +72,7 @@ volumes = ["v:/v"]
     assert seen == [own] * len(paths.split()) + [FILES]  # a named volume is for all containers
 
 
+@pytest.mark.vm
 def test_what_a_container_says_reaches_its_log_and_exec(orch: Orch) -> None:
     manifest = orch.manifest("""
 name = "o"
@@ -85,11 +88,12 @@ stop_grace_period = "0s"
     assert orch.run("exec", "-i", "b", "--", "cat", input="said", timeout=60).stdout == "said"
 
 
+@pytest.mark.vm
 def test_a_path_of_the_host_is_out_of_reach_unless_the_label_is_disabled(orch: Orch) -> None:
     secret = Path(orch.work) / "secret"
     secret.mkdir()
     (secret / "file").write_text("secret\n")
-    kept = relabel.current(str(secret / "file"))
+    kept = current(str(secret / "file"))
     manifest = orch.manifest(f"""
 name = "h"
 [defaults]
@@ -106,7 +110,49 @@ selinux = "disable"
     assert "Permission denied" in orch.run("logs", "-p", "h", "held").stdout
     assert orch.run("logs", "-p", "h", "free").stdout.rstrip().endswith("secret")
     assert "lsm" not in orch.inspect("h-free-1") or "selinux_process" not in orch.inspect("h-free-1")["lsm"]
-    assert relabel.current(str(secret / "file")) == kept
+    assert current(str(secret / "file")) == kept
+
+
+@pytest.mark.parametrize(("relabel", "codes"), [("private", [0, 1]), ("shared", [0, 0])])
+def test_a_path_is_relabelled_for_one_container_or_for_all(
+    orch: Orch, relabel: str, codes: list[int]
+) -> None:
+    data, outside = Path(orch.work) / "data", Path(orch.work) / "outside"
+    data.mkdir()
+    outside.write_text("")
+    (data / "file").write_text("text\n")
+    (data / "link").symlink_to(outside)
+    manifest = orch.manifest(f"""
+name = "r"
+[defaults]
+kind = "job"
+command = ["cat", "/d/file"]
+[services.owner]
+volumes = [{{ source = "{data}", target = "/d", relabel = "{relabel}" }}]
+[services.other]
+volumes = ["{data}:/d"]
+depends_on = {{ owner = "completed" }}
+""")
+    orch.run("up", "-d", manifest, check=False, timeout=120)
+    assert [orch.container(name)["exit_code"] for name in ("owner", "other")] == codes
+    own = orch.inspect("r-owner-1")["lsm"]["selinux_files"]
+    assert current(str(data / "file")) == (own if relabel == "private" else FILES)
+    assert not current(str(outside)).startswith(FILES)
+
+
+def test_a_folder_of_the_system_is_not_relabelled(orch: Orch) -> None:
+    before = current("/etc")
+    manifest = orch.manifest("""name = "e"
+[services.a]
+command = ["true"]
+volumes = [
+    { source = "/etc", target = "/d", relabel = "shared" },
+]
+""")
+    done = orch.run("up", "-d", manifest, check=False)
+    assert done.returncode == 2
+    assert f'{manifest}:5: services.a.volumes[0]: "/etc" is the system\'s own' in done.stderr
+    assert current("/etc") == before
 
 
 def test_the_manifests_level_and_type(orch: Orch) -> None:
