@@ -47,6 +47,12 @@ def _selinux() -> Finding:
         )  # fmt: skip
     if not host.selinux_enforcing():
         return warning("SELinux", "permissive: it refuses nothing, and only reports", "setenforce 1")
+    if host.keeps_categories():
+        return warning(
+            "SELinux", f"each container gets {base.process.type} with categories of its own, and so do the files "
+            "that it makes: containers cannot read each other's on a volume that they share",
+            'give services that share a volume one level: selinux = { level = "s0:c1,c2" }',
+        )  # fmt: skip
     return ok("SELinux", f"enforcing; each container gets {base.process.type} with categories of its own")
 
 

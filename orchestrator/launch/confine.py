@@ -138,7 +138,11 @@ class Confiner:
         :raises LaunchError: naming the file whose label cannot be changed.
         """
         common = str(selinux.shared(own))
-        wanted = dict.fromkeys(container.volumes.values(), common)
+        wanted = {}
+        for path in container.volumes.values():
+            # A volume that has the type already was labelled when it was new, and may be large.
+            if f":{own.type}:" not in f"{relabel.current(path)}:":
+                wanted[path] = common
         for mount in container.spec.mounts:
             if mount.relabel is None or mount.type == "tmpfs":
                 continue

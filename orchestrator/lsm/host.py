@@ -67,6 +67,29 @@ def knows(context: str) -> bool:
     return True
 
 
+def context_of_new(kind: str, source: str, target: str) -> str:
+    """What the policy labels a new file (or other class) that ``source`` makes in a folder labelled ``target``
+    (security_compute_create(3)).
+    """
+    number = _text(f"{SELINUXFS}/class/{kind}/index") or "0"
+    return _ask("create", f"{source} {target} {number}").rstrip("\0")
+
+
+def keeps_categories() -> bool:
+    """Whether files on a volume that containers share are then only the one's that made them.
+
+    Policies say so unless they have ``default_range ... target low`` for files.
+    """
+    base = selinux_defaults()
+    if not base.files.level:
+        return False
+    own = selinux.Defaults(
+        *(each._replace(level=selinux.with_categories(each.level, _SOME_PAIR)) for each in base)
+    )
+    made = context_of_new("file", str(own.process), str(selinux.shared(own.files)))
+    return selinux.Context.parse(made).level == own.files.level
+
+
 def forbidden(source: str, target: str, needed: Mapping[str, Iterable[str]]) -> list[str]:
     """What the policy does not allow ``source`` to do to ``target`` (security_compute_av(3)).
 
@@ -78,12 +101,7 @@ def forbidden(source: str, target: str, needed: Mapping[str, Iterable[str]]) -> 
         number = _text(f"{folder}/index")
         if number is None:
             continue
-        fd = os.open(f"{SELINUXFS}/access", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.write(fd, f"{source} {target} {number}".encode())
-            allowed = int(os.read(fd, 4096).split()[0], 16)
-        finally:
-            os.close(fd)
+        allowed = int(_ask("access", f"{source} {target} {number}").split()[0], 16)
         for permission in permissions:
             bit = _text(f"{folder}/perms/{permission}")
             if bit is not None and not allowed >> (int(bit) - 1) & 1:
@@ -142,6 +160,16 @@ def _profile_problems(name: str) -> Iterator[str]:
         yield f'profile "{name}" is not loaded (apparmor_parser -r FILE loads it)'
     elif apparmor_parser() is None:
         yield f'profile "{name}" is not loaded, and there is no apparmor_parser to load it (install apparmor)'
+
+
+def _ask(name: str, question: str) -> str:
+    """A transaction with a file of selinuxfs: what is written is the question, what is read the answer."""
+    fd = os.open(f"{SELINUXFS}/{name}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(fd, question.encode())
+        return os.read(fd, 4096).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
 
 
 def _text(path: str) -> str | None:

@@ -41,6 +41,7 @@ class Host:
         patch.setattr(host, "apparmor_profiles", lambda: self.profiles)
         patch.setattr(host, "apparmor_parser", lambda: self.parser)
         patch.setattr(relabel, "label", self._label)
+        patch.setattr(relabel, "current", lambda path: self.labels.get(path, ""))
 
     def _label(self, path: str, context: str) -> int:
         if path.endswith("/refused"):
@@ -150,6 +151,16 @@ async def test_volumes_are_labelled_for_all_and_paths_as_they_ask(machine: Host,
         str(tmp_path / "own"): one.confinement.files,
         str(tmp_path / "all"): common,
     }
+
+
+async def test_a_volume_is_labelled_once(machine: Host) -> None:
+    machine.selinux = True
+    given, volume = confiner(machine), Mount(type="volume", source="v", target="/v")
+    await given.confine(container(mounts=(volume,)))
+    labelled = dict(machine.labels)
+    machine.labels["/volumes/v"] = labelled["/volumes/v"] + ":c1,c2"  # of a container that owned it
+    await given.confine(container("b", mounts=(volume,)))
+    assert machine.labels["/volumes/v"].endswith(":c1,c2")
 
 
 @pytest.mark.parametrize("source", ["/etc", "/", "/home/somebody"])

@@ -221,6 +221,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setattr(host, name, lambda value=value: value)
     monkeypatch.setattr(host, "knows", lambda context: True)
     monkeypatch.setattr(host, "forbidden", lambda source, target, needed: [])
+    monkeypatch.setattr(host, "keeps_categories", lambda: False)
     return monkeypatch
 
 
@@ -241,6 +242,11 @@ def test_security_modules_say_what_containers_get(modules: pytest.MonkeyPatch) -
         ({"knows": False}, "SELinux", "the policy has no container_t: containers get no label"),
         ({"forbidden": ["transition"]}, "SELinux", "may not start programs as container_t (transition)"),
         ({"selinux_enforcing": False}, "SELinux", "permissive"),
+        (
+            {"keeps_categories": True},
+            "SELinux",
+            "containers cannot read each other's on a volume that they share",
+        ),
         ({"apparmor_profiles": None}, "AppArmor", "its profiles are"),
         (
             {"apparmor_profiles": {}, "apparmor_parser": None},

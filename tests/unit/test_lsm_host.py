@@ -131,6 +131,25 @@ def test_the_policys_answer_is_read_bit_by_bit(tmp_path: Path, monkeypatch: pyte
         assert asked.read_text().startswith(question)
 
 
+@pytest.mark.parametrize(("level", "keeps"), [("s0:c0,c1", True), ("s0", False)])
+def test_the_policy_says_whose_new_files_are(
+    monkeypatch: pytest.MonkeyPatch, level: str, keeps: bool
+) -> None:
+    asked = []
+
+    def ask(name: str, question: str) -> str:
+        asked.append((name, question))
+        return f"system_u:object_r:container_file_t:{level}\0"
+
+    texts = {f"{host.SELINUXFS}/class/file/index": "6"}
+    monkeypatch.setattr(host, "_text", texts.get)
+    monkeypatch.setattr(host, "_ask", ask)
+    assert host.keeps_categories() is keeps
+    assert asked == [
+        ("create", "system_u:system_r:container_t:s0:c0,c1 system_u:object_r:container_file_t:s0 6")
+    ]
+
+
 def test_the_kind_of_policy_is_read_from_its_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
