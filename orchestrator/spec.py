@@ -116,9 +116,15 @@ class Mount(Spec, frozen=True):
     :param source: absolute host path (bind), the volume's key in the project (volume), unused for tmpfs.
     :param target: absolute path in the container.
     :param create: make a missing bind source as an empty folder (Compose's short syntax does).
-    :param size: bytes, tmpfs only; None is the kernel's default.
-    :param mode: permission bits, tmpfs only.
-    :param relabel: the SELinux label that the source gets: one for all containers, or this container's own.
+    :param size: bytes, tmpfs only, as all that follow to ``exec``; None is the kernel's default.
+    :param mode: permission bits.
+    :param nr_inodes: the most files and folders.
+    :param uid: the owner of the top folder, as the container counts; ``gid`` its group.
+    :param exec: whether programs on it may be run.
+    :param propagation: bind only: whether later mounts of the host appear in it, and those of the container outside.
+    :param relabel: whether its SELinux label is made that of all containers (``shared``) or of this one.
+    :param subpath: volume only: the part of it that is mounted.
+    :param nocopy: volume only: a new one does not get what the image has at the target.
     :param owner: user and group of the host that own what the container's user makes there; not for tmpfs.
     """
 
@@ -129,7 +135,14 @@ class Mount(Spec, frozen=True):
     create: bool = False
     size: int | None = None
     mode: int | None = None
+    nr_inodes: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    exec: bool = False
+    propagation: Literal["private", "slave", "shared"] = "private"
     relabel: Literal["shared", "private"] | None = None
+    subpath: str = ""
+    nocopy: bool = False
     owner: tuple[int, int] | None = None
 
 
@@ -171,6 +184,25 @@ class Device(Spec, frozen=True):
     source: str
     target: str
     permissions: str = "rwm"
+
+
+class Grant(Spec, frozen=True):
+    """A secret or config that a service gets: a read-only file in memory.
+
+    :param source: its key in the project.
+    :param uid: the owner, as the container counts; ``gid`` and ``mode`` likewise.
+    :param content: never shown; see :func:`redacted`.
+    """
+
+    source: str
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    content: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Grant(source={self.source!r}, target={self.target!r})"  # it might end up in a log
 
 
 class IoLimit(Spec, frozen=True):
@@ -262,6 +294,75 @@ class Sharing(Spec, frozen=True):
         return cls(kind=kind, name=name) if kind in ("service", "container") and name else None  # type: ignore[arg-type]
 
 
+class SyscallArgument(Spec, frozen=True):
+    """One argument of a system call, 0 to 5, compared with ``value``.
+
+    :param op: EQ, NE, LT, LE, GE, GT, or MASKED_EQ: its bits in ``value`` are those of ``value_two``.
+    """
+
+    index: int
+    op: str
+    value: int
+    value_two: int = 0
+
+
+class SyscallCondition(Spec, frozen=True):
+    """Where a rule holds (or does not): with these capabilities, on these machines, from this kernel on.
+
+    The words are Docker's: capabilities without ``CAP_``, machines as Go calls them (``amd64``, ``arm64``).
+    """
+
+    caps: tuple[str, ...] = ()
+    arches: tuple[str, ...] = ()
+    min_kernel: tuple[int, int] | None = None
+
+
+class SyscallRule(Spec, frozen=True):
+    """What happens to these system calls, when all of ``args`` agree.
+
+    :param action: libseccomp's word, without ``SCMP_ACT_``.
+    :param errno: what the call returns (ERRNO), or tells the tracer (TRACE).
+    """
+
+    names: tuple[str, ...]
+    action: str
+    errno: int = 0
+    args: tuple[SyscallArgument, ...] = ()
+    includes: SyscallCondition = SyscallCondition()
+    excludes: SyscallCondition = SyscallCondition()
+
+
+class SeccompProfile(Spec, frozen=True):
+    """A profile in the form of the OCI runtime specification (config-linux, seccomp) or of Docker.
+
+    :param action: what happens to a call that no rule names; ``errno`` as in a rule.
+    :param architectures: libseccomp's words, without ``SCMP_ARCH_``; the machine's own is always one.
+    :param arch_map: a machine's architecture -> others that it can run; Docker's way to say the same.
+    :param flags: of seccomp(2), without ``SECCOMP_FILTER_FLAG_``.
+    """
+
+    action: str
+    errno: int = 0
+    architectures: tuple[str, ...] = ()
+    arch_map: dict[str, tuple[str, ...]] = {}
+    flags: tuple[str, ...] = ()
+    rules: tuple[SyscallRule, ...] = ()
+
+
+class Seccomp(Spec, frozen=True):
+    """Which system calls a service may make.
+
+    :param profile: ``default`` (orch's own), ``unconfined``, or the absolute path of a file.
+    :param content: what that file says; so a change of the file is a change of the service.
+    :param allow: calls that are allowed whatever the profile says; ``deny`` likewise.
+    """
+
+    profile: str = "default"
+    content: SeccompProfile | None = None
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
 class ServiceSpec(Spec, frozen=True):
     """One service: everything that its containers are made from.
 
@@ -276,6 +377,9 @@ class ServiceSpec(Spec, frozen=True):
     :param environment: complete, with env_file merged in.
     :param device_cgroup_rules: what may be used besides ``devices``: ``c 1:3 rwm``, each for one type.
     :param init: run a reaper as pid 1.
+    :param shm_size: bytes that /dev/shm may hold.
+    :param masked_paths: hidden, besides what always is; ``read_only_paths`` likewise cannot be written to.
+    :param unmask: which of the default masked and read-only paths are left as they are: globs, or ``all``.
     :param apparmor: a profile's name, ``unconfined`` for none; None is orch's own where AppArmor is in use.
     """
 
@@ -294,6 +398,12 @@ class ServiceSpec(Spec, frozen=True):
     devices: tuple[Device, ...] = ()
     device_cgroup_rules: tuple[str, ...] = ()
     read_only: bool = False
+    masked_paths: tuple[str, ...] = ()
+    read_only_paths: tuple[str, ...] = ()
+    unmask: tuple[str, ...] = ()
+    shm_size: int = 64 << 20
+    secrets: tuple[Grant, ...] = ()
+    configs: tuple[Grant, ...] = ()
     network_mode: str = "bridge"
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
@@ -307,6 +417,7 @@ class ServiceSpec(Spec, frozen=True):
     ulimits: dict[str, Ulimit] = {}
     sysctls: dict[str, str] = {}
     init: bool = False
+    seccomp: Seccomp = Seccomp()
     selinux: Selinux = Selinux()
     apparmor: str | None = None
     logging: Logging = Logging()
@@ -357,6 +468,20 @@ class VolumeSpec(Spec, frozen=True):
     labels: dict[str, str] = {}
 
 
+class FileSpec(Spec, frozen=True):
+    """One secret or config, and where its content comes from: one of these.
+
+    :param file: absolute path on the client's host.
+    :param environment: variable of the client's environment.
+    :param content: configs only: the content itself.
+    """
+
+    name: str
+    file: str | None = None
+    environment: str | None = None
+    content: str | None = None
+
+
 class ProjectSpec(Spec, frozen=True):
     """A whole manifest. ``source`` is its absolute path, for people to read."""
 
@@ -365,6 +490,17 @@ class ProjectSpec(Spec, frozen=True):
     services: dict[str, ServiceSpec] = {}
     networks: dict[str, NetworkSpec] = {}
     volumes: dict[str, VolumeSpec] = {}
+    secrets: dict[str, FileSpec] = {}
+    configs: dict[str, FileSpec] = {}
+
+
+def redacted(spec: ServiceSpec) -> ServiceSpec:
+    """The spec as it may be shown: without the content of secrets and configs."""
+
+    def without(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+        return tuple(msgspec.structs.replace(grant, content=b"") for grant in grants)
+
+    return msgspec.structs.replace(spec, secrets=without(spec.secrets), configs=without(spec.configs))
 
 
 def digest(spec: Spec) -> str:

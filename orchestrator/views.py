@@ -76,6 +76,20 @@ class ProbeView(View):
     seconds: float
 
 
+class SeccompView(View):
+    """The filter of system calls in force: that of the latest start.
+
+    :param profile: ``default``, ``unconfined``, or the file's path.
+    :param digest: SHA-256 of the filter's program; ``""`` when there is none.
+    """
+
+    profile: str
+    digest: str = ""
+    architectures: list[str] = []
+    rules: int = 0
+    instructions: int = 0
+
+
 class InspectView(View):
     """Everything about one container (``orch inspect``)."""
 
@@ -89,6 +103,7 @@ class InspectView(View):
     program: list[str]  # the launch program, one described operation a line
     probes: list[ProbeView]
     environment: list[str]
+    seccomp: SeccompView | None = None
     lsm: dict[str, str] = {}  # labels and profile of security modules, and what is in force for its process
 
 

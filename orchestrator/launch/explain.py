@@ -51,10 +51,13 @@ def _explain_exec(what: str, image: str, operation: Operation, failure: ProgramF
         if "/" in program:
             remedy = "check the path; a script's interpreter (its #! line) must exist as well"
     else:
+        forbidden = "its seccomp profile may forbid execve, or what comes with it"
         cause = f"exec {failure.path or program}: {_errno_text(failure)}"
         remedy = {
             errno.EACCES: "the file must be executable (chmod +x) for the container's user",
             errno.ENOEXEC: "a script needs a first line such as #!/bin/sh; a program must fit this machine",
+            errno.EPERM: forbidden,
+            errno.ENOSYS: forbidden,
         }.get(failure.errno, "")
     return LaunchError(what, cause, remedy, failure.status)
 
@@ -103,6 +106,12 @@ def _remedy(name: str, number: int) -> str:
         return 'its file system cannot be mounted with other ids: set userns = "host" for the service'
     if name == "privileges" and number == errno.EPERM:
         return "orch itself lacks a capability that cap_add names"
+    if name == "open-tree" and number in (errno.EXDEV, errno.ELOOP):
+        return "a symbolic link in the volume leads out of it, which is refused"
+    if name == "open-tree" and not number:
+        return "share it on the host (mount --make-rshared), or drop propagation"
+    if name == "fill":
+        return "with nocopy = true the volume stays as it is"
     if name == "confine":
         return {
             errno.ENOENT: "the AppArmor profile is not loaded: apparmor_parser -r FILE",
@@ -120,8 +129,15 @@ def _remedy(name: str, number: int) -> str:
         return "orch needs CAP_MKNOD"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):
         return "the mount's target cannot be made inside another mount; mount it elsewhere"
-    if name in ("files", "mount", "mask", "read-only", "tmpfs") and number in (errno.ELOOP, errno.EXDEV):
+    if name in ("files", "secrets", "mount", "attach-tree", "tmpfs", "hide", "write-protect") and number in (
+        errno.ELOOP,
+        errno.EXDEV,
+    ):
         return "the image has a symbolic link where this must be mounted, which is refused"
+    if name == "seccomp":
+        return "the kernel must have CONFIG_SECCOMP_FILTER, and take the profile's flags"
+    if name == "init":
+        return "a seccomp profile must allow the init's own calls; leave init out, or allow them"
     if name == "write" and number in (errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES):
         return "the kernel does not know or does not accept this setting"
     return ""

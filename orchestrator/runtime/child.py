@@ -1,23 +1,26 @@
 """The new process, from clone3 to execve.
 
 It performs its launch program, one operation after the other, and then is the container's program. Whatever
-fails is reported whole (which operation, errno, path) over a socket that closes on exec; see ``protocol``.
+fails is reported whole (which operation, errno, path) in memory that the spawner shares; see ``protocol``.
 The operations themselves are in ``child_operations``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from orchestrator.kernel.operations import Operation
+from orchestrator.kernel.syscalls import set_file_ids
 from orchestrator.runtime.idmap import IDENTITY, IdMap, outside
-from orchestrator.runtime.protocol import send
+from orchestrator.runtime.protocol import Message, leave
 
 
 class Refused(Exception):
@@ -31,8 +34,9 @@ class Refused(Exception):
 class Child:
     """The state that operations of one program share."""
 
-    def __init__(self, status: socket.socket, ready: int, slots: dict[str, int]) -> None:
+    def __init__(self, status: socket.socket, words: mmap.mmap, ready: int, slots: dict[str, int]) -> None:
         self.status = status
+        self.words = words
         self.ready = ready
         self.slots = slots
         self.environment: dict[str, str] = {}
@@ -44,6 +48,11 @@ class Child:
         self.uid_map = self.gid_map = IDENTITY
         #: Pidfds of processes that have been killed and must be reaped.
         self.zombies: list[int] = []
+        #: The container's root before pivot_root: a descriptor, and its path on the host.
+        self.root = -1
+        self.root_path = ""
+        #: What has been mounted at which target: device and inode.
+        self.attached: dict[str, tuple[int, int]] = {}
         self.files_context = ""
         self.profile = ""
         self.stages: list[tuple[str, float]] = []
@@ -60,11 +69,25 @@ class Child:
         """As :meth:`host_uid`, of a group."""
         return _mapped(self.gid_map, gid, "group")
 
+    @contextlib.contextmanager
+    def as_host(self) -> Iterator[None]:
+        """What is made meanwhile belongs to root of the host."""
+        own = self.host_uid(0), self.host_gid(0)
+        set_file_ids(0, 0)
+        try:
+            yield
+        finally:
+            set_file_ids(*own)
+
     def stage(self, name: str) -> None:
         """A stage of the start has ended: note how long it took."""
         now = time.perf_counter()
         self.stages.append((name, now - self.mark))
         self.mark = now
+
+    def leave(self, message: Message) -> None:
+        """What the spawner shall know when this process has exec'd or died; the last one counts."""
+        leave(self.words, message)
 
     def run(self, program: list[Operation], operations: Mapping[str, Callable[..., None]]) -> NoReturn:
         """Perform the program, each operation by its name in ``operations``; the last one execs. Never returns."""
@@ -84,7 +107,7 @@ class Child:
             failure = {"text": str(error), "status": error.status}
         except BaseException as error:  # whatever it is, it must reach the user
             failure = {"text": f"{type(error).__name__}: {error}", "status": 125}
-        send(self.status, {"error": {"operation": index, **failure}})
+        self.leave({"error": {"operation": index, **failure}})
         os._exit(failure["status"])
 
 

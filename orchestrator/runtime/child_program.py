@@ -12,24 +12,25 @@ import termios
 from collections.abc import Callable
 
 from orchestrator.kernel.syscalls import (
+    DEVPTS_SUPER_MAGIC,
     RESOLVE_NO_SYMLINKS,
     close_range,
+    load_seccomp_filter,
     set_name,
     statfs_type,
 )
 from orchestrator.runtime.child import Child, Refused
-from orchestrator.runtime.child_files import open_beneath
 from orchestrator.runtime.child_lsm import change_profile
+from orchestrator.runtime.child_paths import open_beneath
 from orchestrator.runtime.protocol import send
 
-_DEVPTS_SUPER_MAGIC = 0x1CD1  # linux/magic.h
 _PTMX_DEVICE = os.makedev(5, 2)
 
 
 def _terminal(child: Child, rows: int, columns: int) -> None:
     """Make a terminal in the container's own devpts, hand its master end out, and sit on the other end."""
     master = open_beneath("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, RESOLVE_NO_SYMLINKS)
-    if os.fstat(master).st_rdev != _PTMX_DEVICE or statfs_type(master) != _DEVPTS_SUPER_MAGIC:
+    if os.fstat(master).st_rdev != _PTMX_DEVICE or statfs_type(master) != DEVPTS_SUPER_MAGIC:
         raise Refused("/dev/pts/ptmx in the container is not a pseudoterminal multiplexer")
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock
@@ -40,6 +41,12 @@ def _terminal(child: Child, rows: int, columns: int) -> None:
     os.close(peer)
     send(child.status, {"pty": True}, [master])
     os.close(master)
+
+
+def _seccomp(child: Child, slot: str, flags: int, label: str) -> None:
+    """Let the filter decide about every system call from now on, also about those of this process itself."""
+    load_seccomp_filter(child.slots[slot], flags)
+    child.stage("seccomp")
 
 
 def _retitle(title: str) -> None:
@@ -87,7 +94,7 @@ def _init(child: Child) -> None:
 def _exec(child: Child, argv: list[str]) -> None:
     """execvp(3) with the container's PATH; a script without #! is not guessed at."""
     child.stage("exec")
-    send(child.status, {"stages": child.stages})
+    child.leave({"stages": child.stages})
     name = argv[0]
     if "/" in name:
         candidates = [name]
@@ -107,6 +114,7 @@ def _exec(child: Child, argv: list[str]) -> None:
 
 OPERATIONS: dict[str, Callable[..., None]] = {
     "terminal": _terminal,
+    "seccomp": _seccomp,
     "init": _init,
     "exec": _exec,
 }

@@ -48,6 +48,8 @@ class RootfsPart:
     :param directory: of the writable layers, made with them on the first start.
     :param files: small files of the container's own, by target.
     :param nodes: the devices that it is given.
+    :param cgroups: those of its cgroups that it may look at.
+    :param masked_cpus: the files of this host that ``rootfs.MASKED_OF_CPUS`` means.
     """
 
     root: str
@@ -56,6 +58,8 @@ class RootfsPart:
     binds: tuple[rootfs.Bind, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
+    cgroups: tuple[rootfs.CgroupMount, ...] = ()
+    masked_cpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,18 @@ class NamespacesPart:
     maps: IdMaps | None = None
     owner: str = ""
     neighbours: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SeccompPart:
+    """The filter of system calls; its program is in slot "seccomp". ``label`` says for people which one it is."""
+
+    label: str
+    flags: int = 0
+
+    def compile(self) -> list[Operation]:
+        """The last thing before the program (and its init): from here on a call may be refused."""
+        return [["seccomp", "seccomp", self.flags, self.label]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +150,13 @@ def _become(
     working_dir: str | None,
     confinement: Confinement,
     volumes: Sequence[str] = (),
+    seccomp: SeccompPart | None = None,
 ) -> list[Operation]:
-    """From root of the host to the container's user; ``enter`` is the way into its user namespace."""
+    """From root of the host to the container's user; ``enter`` is the way into its user namespace.
+
+    Without no_new_privs a filter of system calls takes CAP_SYS_ADMIN, so it is loaded here, before that goes.
+    """
+    early = seccomp.compile() if seccomp and not spec.no_new_privileges else []
     held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
     ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
     named = capabilities.mask(set(spec.cap_add) - {"ALL"})
@@ -145,8 +166,9 @@ def _become(
         ["user", user or "0:0", terminal, list(spec.group_add)],
         *enter,
         *(["adopt", target] for target in volumes),
-        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["tidy"],
+        *early,
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["die-with-parent"],
         *_confine(confinement),
     ]
@@ -227,6 +249,7 @@ def compile_start(
     namespaces: NamespacesPart = NamespacesPart(),
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
     confinement: Confinement = UNCONFINED,
     run_dir: str = "/run",
 ) -> Program:
@@ -252,16 +275,22 @@ def compile_start(
     if spec.uts == PRIVATE:
         operations.append(["hostname", hostname])
     if own_files:
-        tmpfs = [mount for mount in spec.mounts if mount.type == "tmpfs"]
+        if spec.ipc == HOST:
+            operations.append(["open-tree", "shm", "/dev/shm", False, False])
+        elif "ipc" in namespaces.neighbours:  # POSIX shared memory is files there (shm_overview(7))
+            operations.append(["shared-memory-of", namespaces.neighbours["ipc"]])
         if confinement.files:
             operations.append(["label-mounts", confinement.files])
         operations += rootfs.enter_root(
-            files.root, files.directory, files.layers, files.binds, maps, spec.user
+            files.root, files.directory, files.layers, files.binds, files.cgroups, maps, spec.user
         )
-        operations.append(["files", files.files])
+        operations.append(["files", list(files.files.values()), spec.read_only])
+        operations += rootfs.secrets(spec)
         operations += rootfs.make_nodes(files.nodes)
-        operations += rootfs.default_mounts(maps)
-        operations += rootfs.attach_mounts(files.binds, tmpfs, files.nodes)
+        masked = rootfs.masked_paths(spec, files.masked_cpus)
+        shm_size = spec.shm_size if spec.ipc == PRIVATE else None
+        operations += rootfs.default_mounts(files.cgroups, masked, shm_size, maps)
+        operations += rootfs.attach_mounts(spec, files.binds, files.files, files.nodes)
     operations.append(["stage", "rootfs"])
     if network.wait:
         operations.append(["wait"])
@@ -269,7 +298,7 @@ def compile_start(
     operations.append(["stage", "network"])
     operations += sysctls
     if own_files:
-        operations += rootfs.restrict(files.layers if spec.read_only else ())
+        operations += rootfs.restrict(spec, files.layers)
     elif maps:
         operations += [["join", namespaces.neighbours["mnt"], ["mnt"]], rootfs.act_as(maps)]
     elif "mnt" in namespaces.neighbours:
@@ -281,9 +310,11 @@ def compile_start(
         spec, environment(spec, hostname, terminal is not None),
         [["enter-user-namespace", own_files]] if maps else [], last_capability, terminal is not None,
         spec.user, spec.working_dir, confinement,
-        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only],
+        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only], seccomp,
     )  # fmt: skip
     operations.append(["stage", "restrict"])
+    if seccomp and spec.no_new_privileges:
+        operations += seccomp.compile()
     if spec.init:
         operations.append(["init"])
     operations.append(["exec", list(spec.argv)])
@@ -299,7 +330,9 @@ def compile_start(
         prepare=cgroup.prepare,
         operations=operations,
         give=give,
-        slots=list(dict.fromkeys([*slots, *namespaces.neighbours.values()])),
+        slots=list(
+            dict.fromkeys([*slots, *namespaces.neighbours.values(), *(["seccomp"] if seccomp else [])])
+        ),
         join=namespaces.neighbours.get("pid"),
         fifos=_fifos(confinement, run_dir),
     )
@@ -316,6 +349,7 @@ def compile_exec(
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
     confinement: Confinement = UNCONFINED,
     run_dir: str = "/run",
 ) -> Program:
@@ -335,7 +369,10 @@ def compile_exec(
     operations += _become(
         spec, environment, [["enter-user-namespace", False]] if maps else [], last_capability,
         terminal is not None, user or spec.user, working_dir or spec.working_dir, confinement,
+        seccomp=seccomp,
     )  # fmt: skip
+    if seccomp and spec.no_new_privileges:
+        operations += seccomp.compile()
     operations.append(["exec", list(argv)])
     return Program(
         flags=0,
@@ -343,7 +380,7 @@ def compile_exec(
         prepare=[],
         operations=operations,
         give=[] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"],
-        slots=["container"],
+        slots=["container", *(["seccomp"] if seccomp else [])],
         join="container",
         fifos=_fifos(confinement, run_dir),
     )
@@ -404,28 +441,38 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "join": lambda slot, kinds: f"join {', '.join(kinds)} namespace of {slot}",
     "hostname": lambda name: f"set hostname {name}",
     "layers": lambda directory, layers: f"make writable layers in {directory}",
-    "files": lambda files: "make " + " ".join(files),
+    "files": lambda files, read_only: f"make {len(files)} {'read-only ' if read_only else ''}files in memory",
+    "secrets": lambda files: f"make {len(files)} read-only files of secrets and configs in memory",
     "overlay": lambda target, lower, upper, work: (
         f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
     ),
-    "open-tree": lambda slot, path, recursive, read_only, ids: (
-        f"open {path}{' read-only' if read_only else ''}{f' with ids of {ids}' if ids else ''} as {slot}"
+    "open-tree": lambda slot, path, recursive, read_only, propagation="private", subpath="", ids="": (
+        f"open {path}{subpath and '/' + subpath}{' read-only' if read_only else ''}"
+        f"{'' if propagation == 'private' else f', {propagation} with the host,'}"
+        f"{f' with ids of {ids}' if ids else ''} as {slot}"
     ),
+    "shared-memory-of": lambda slot: f"open /dev/shm of {slot} as shm",
     "idmap-folders": lambda paths: f"idmap {' '.join(paths)}",
     "sysctl": lambda key, value: f"set {key} to {value}",
+    "fill": lambda slot, target: f"fill {slot} with the image's {target} if it is a new volume",
     "pivot-root": lambda root: f"pivot_root to {root}",
     "mount": lambda fstype, target, flags, data: (
         f"mount {fstype} on {target}" + (f" ({data})" if data else "")
     ),
-    "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
+    "tmpfs": lambda target, flags, data, uid, gid: f"mount tmpfs on {target} ({data},uid={uid},gid={gid})",
     "attach-tree": lambda slot, target: f"mount {slot} on {target}",
     "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
     "nodes": lambda nodes: (
         "make devices "
         + ", ".join(f"{slot} ({kind} {major}:{minor})" for slot, kind, major, minor, *_ in nodes)
     ),
+    "cgroups": lambda names, links: (
+        f"mount {' '.join(name or 'cgroup2' for name in names)} read-only in /sys/fs/cgroup"
+    ),
     "mask": lambda path: f"mask {path}",
+    "hide": lambda path: f"mask {path}",
     "read-only": lambda path: f"make {path} read-only",
+    "write-protect": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
     "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
@@ -438,6 +485,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
         + (f", ambient {_names(ambient)}" if ambient else "")
         + (", no_new_privs" if no_new_privileges else "")
     ),
+    "seccomp": lambda slot, flags, label: f"let a seccomp filter decide on system calls: {label}",
     "terminal": lambda rows, columns: f"make a terminal of {rows} x {columns}",
     "init": lambda: "stay as pid 1 that reaps and forwards signals",
     "exit": lambda: "exit",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import os
 import select
 import signal
@@ -31,7 +32,7 @@ from orchestrator.kernel.syscalls import (
 )
 from orchestrator.runtime.child import Child
 from orchestrator.runtime.child_operations import OPERATIONS
-from orchestrator.runtime.protocol import Message, receive, send
+from orchestrator.runtime.protocol import Message, last_words, receive, send, share_words
 
 _STDIO = ("stdin", "stdout", "stderr")
 _CHILD_SIGNALS = (
@@ -44,13 +45,12 @@ _PATIENCE = 5.0
 class _Process:
     """One child that has not been reaped yet."""
 
-    def __init__(self, id: str, pid: int, pidfd: int, status: socket.socket) -> None:
+    def __init__(self, id: str, pid: int, pidfd: int, status: socket.socket, words: mmap.mmap) -> None:
         self.id = id
         self.pid = pid
         self.pidfd = pidfd
         self.status: socket.socket | None = status
-        self.stages: list[Any] = []
-        self.failed = False
+        self.words = words
 
 
 class _Plumbing:
@@ -66,6 +66,7 @@ class _Plumbing:
         self.give: dict[str, int] = {}
         self.status: socket.socket | None = None
         self.child_status: socket.socket | None = None
+        self.words: mmap.mmap
         self._childs: list[int] = []
 
     def open(
@@ -76,6 +77,7 @@ class _Plumbing:
         :raises OSError: what was made until then is there to be closed.
         """
         perform(prepare)
+        self.words = share_words()
         if cgroup is not None:
             self.cgroup = os.open(cgroup, os.O_RDONLY | os.O_CLOEXEC)
             self._childs.append(self.cgroup)
@@ -149,6 +151,8 @@ class Spawner:
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         #: Whether processes may be left to this one by others of the host's pid namespace.
         self.adopting = False
+        #: Whether there may be something to sweep when the service has gone away.
+        self.sweeping = True
         self.orphaned, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # what it does is to write to that descriptor
@@ -201,7 +205,10 @@ class Spawner:
         if message is None:
             return False
         try:
-            self._launch(message["id"], message["program"], fds)
+            if message["op"] == "end":
+                self.sweeping = False
+            else:
+                self._launch(message["id"], message["program"], fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -230,7 +237,7 @@ class Spawner:
         if "netns" in program["give"]:
             plumbing.add_netns(pid)
         status = plumbing.take_status()
-        process = _Process(id, pid, pidfd, status)
+        process = _Process(id, pid, pidfd, status, plumbing.words)
         self.adopting |= not program["flags"] & CLONE_NEWPID and program["join"] is None
         self.processes[pidfd] = self.statuses[status.fileno()] = process
         self.poll.register(pidfd, select.EPOLLIN)
@@ -259,12 +266,15 @@ class Spawner:
         try:
             assert plumbing.child_status is not None
             plumbing.close_ours()
+            if plumbing.cgroup is not None:
+                os.close(plumbing.cgroup)  # a folder of the host: not even its link in /proc shall be there
             for number in _CHILD_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
             for target, source in enumerate(plumbing.stdio):
                 os.dup2(source, target)  # dup2'd descriptors survive exec; all others are close-on-exec
-            Child(plumbing.child_status, plumbing.ready, slots).run(program["operations"], OPERATIONS)
+            child = Child(plumbing.child_status, plumbing.words, plumbing.ready, slots)
+            child.run(program["operations"], OPERATIONS)
         finally:
             os._exit(125)  # never let the parent's code run on in the child
 
@@ -288,18 +298,16 @@ class Spawner:
         del self.statuses[status.fileno()]
         status.close()
         process.status = None
-        if not process.failed:
-            send(self.control, {"id": process.id, "event": "started", "stages": process.stages})
+        words = last_words(process.words)
+        if "error" in words:
+            error = {"where": "child", **words["error"]}
+            send(self.control, {"id": process.id, "event": "failed", "error": error})
+        else:
+            stages = words.get("stages", [])
+            send(self.control, {"id": process.id, "event": "started", "stages": stages})
 
     def _relay(self, process: _Process, message: Message, fds: list[int]) -> None:
-        if "stages" in message:
-            process.stages = message["stages"]
-        elif "pty" in message or "netns" in message:
-            send(self.control, {"id": process.id, "event": next(iter(message))}, fds)
-        else:
-            process.failed = True
-            error = {"where": "child", **message["error"]}
-            send(self.control, {"id": process.id, "event": "failed", "error": error})
+        send(self.control, {"id": process.id, "event": next(iter(message))}, fds)
         for fd in fds:
             os.close(fd)
 
@@ -347,7 +355,7 @@ def main(control_fd: int, sweeper: Sequence[str]) -> None:
     spawner = Spawner(control)
     spawner.serve()
     spawner.kill_all()
-    if sweeper:
+    if sweeper and spawner.sweeping:
         os.execv(sweeper[0], list(sweeper))
 
 

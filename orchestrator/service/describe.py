@@ -7,11 +7,11 @@ import msgspec
 from orchestrator.launch.container import Container
 from orchestrator.lsm.host import attribute_of
 from orchestrator.runtime.program import environment
-from orchestrator.spec import digest
+from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, PortView
+from orchestrator.views import ContainerView, InspectView, PortView, SeccompView
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -63,10 +63,11 @@ def project_containers(project: Project) -> list[ContainerView]:
 def inspect_view(supervisor: Supervisor) -> InspectView:
     """Everything about one container."""
     container = supervisor.container
+    spec = redacted(container.spec)
     return InspectView(
         container=container_view(supervisor),
-        spec=msgspec.to_builtins(container.spec),
-        spec_digest=digest(container.spec),
+        spec=msgspec.to_builtins(spec),
+        spec_digest=digest(spec),
         cgroup=dict(container.cgroup.directories),
         rootfs=_rootfs(container),
         log_path=f"{container.log_directory}/container.log",
@@ -76,7 +77,21 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
         environment=[
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
+        seccomp=_seccomp(container) if container.program else None,
         lsm=_lsm(container, supervisor.pid),
+    )
+
+
+def _seccomp(container: Container) -> SeccompView:
+    filter = container.seccomp
+    if filter is None:
+        return SeccompView(profile=container.spec.seccomp.profile)
+    return SeccompView(
+        profile=filter.profile,
+        digest=filter.digest,
+        architectures=list(filter.architectures),
+        rules=filter.rules,
+        instructions=filter.instructions,
     )
 
 

@@ -38,7 +38,8 @@ init = true
 """)
     orch.up(manifest, timeout=120)
     labels = {name: label(orch, name) for name in ("l-a-1", "l-a-2")}
-    labels["l-b-1"] = label(orch, "l-b-1", "sh", "-c", "cat /proc/2/attr/current")  # pid 1 is orch's own init
+    of_sleep = "cat /proc/$(pidof sleep)/attr/current"  # its pid 1 is orch's own init
+    labels["l-b-1"] = label(orch, "l-b-1", "sh", "-c", of_sleep)
     pairs = {match.groups() for text in labels.values() if (match := PROCESS.fullmatch(text))}
     assert len(pairs) == 3, labels
     assert label(orch, "l-a-1", "cat", "/proc/self/attr/current") == labels["l-a-1"]  # exec's

@@ -21,15 +21,17 @@ SPAWNER_SIDE = (
     "orchestrator.runtime.child_files",
     "orchestrator.runtime.child_lsm",
     "orchestrator.runtime.child_operations",
+    "orchestrator.runtime.child_paths",
     "orchestrator.runtime.child_program",
     "orchestrator.runtime.child_user",
     "orchestrator.runtime.idmap",
+    "orchestrator.runtime.child_volume",
     "orchestrator.runtime.protocol",
 )
 #: Command modules that are not a client's: they run or examine the service's side in their own process.
 SERVICE_COMMANDS = ("serve", "doctor")
 #: Too slow for a command that must start in 150 ms.
-SLOW_IMPORTS = ("aiohttp", "anyio", "asyncio", "hypothesis", "pyroute2", "structlog")
+SLOW_IMPORTS = ("aiohttp", "anyio", "asyncio", "hypothesis", "pyroute2", "pyseccomp", "structlog")
 
 
 def _loaded_by(statement: str) -> set[str]:

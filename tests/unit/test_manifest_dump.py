@@ -32,6 +32,7 @@ from orchestrator.spec import (
     ProjectSpec,
     Resources,
     RestartPolicy,
+    Seccomp,
     Selinux,
     ServiceSpec,
     TcpCheck,
@@ -126,8 +127,19 @@ _MOUNTS = st.one_of(
         target=_PATHS,
         read_only=st.booleans(),
         create=st.booleans(),
+        propagation=st.sampled_from(["private", "slave", "shared"]),
+        relabel=st.sampled_from([None, "shared", "private"]),
     ),
-    st.builds(Mount, type=st.just("volume"), source=st.just("data"), target=_PATHS, read_only=st.booleans()),
+    st.builds(
+        Mount,
+        type=st.just("volume"),
+        source=st.just("data"),
+        target=_PATHS,
+        read_only=st.booleans(),
+        subpath=st.sampled_from(["", "a", "a b/$c"]),
+        nocopy=st.booleans(),
+        relabel=st.sampled_from([None, "shared", "private"]),
+    ),
     st.builds(
         Mount,
         type=st.just("tmpfs"),
@@ -135,6 +147,10 @@ _MOUNTS = st.one_of(
         read_only=st.booleans(),
         size=_maybe(st.integers(1, _BIG)),
         mode=_maybe(st.integers(0, 0o7777)),
+        nr_inodes=_maybe(st.integers(1, _BIG)),
+        uid=_maybe(st.integers(0, (1 << 32) - 2)),
+        gid=_maybe(st.integers(0, (1 << 32) - 2)),
+        exec=st.booleans(),
     ),
 ).filter(lambda mount: not (mount.target + "/").startswith("/proc/"))
 _SELINUX = st.just(Selinux(disable=True)) | st.builds(
@@ -149,6 +165,11 @@ _DEVICES = st.builds(
     source=_PATHS.map(lambda path: "/dev" + path),
     target=_PATHS.map(lambda path: "/dev/d" + path),  # none that is a mount's as well
     permissions=st.sampled_from(["r", "w", "rw", "rwm"]),
+)
+_SECCOMP = st.just(Seccomp(profile="unconfined")) | st.builds(
+    Seccomp,
+    allow=_tuples(st.sampled_from(["bpf", "clone3", "ptrace"]), unique=True),
+    deny=_tuples(st.sampled_from(["chmod", "socket"]), unique=True),
 )
 _LIMITS = st.integers(0, 1000).flatmap(
     lambda soft: st.builds(Ulimit, soft=st.just(soft), hard=st.just(-1) | st.just(soft + 1))
@@ -192,6 +213,10 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         devices=draw(_tuples(_DEVICES, unique_by=lambda device: device.target)),
         device_cgroup_rules=draw(_tuples(st.sampled_from(["c 1:3 rwm", "b *:* m", "c 136:* r"]))),
         read_only=draw(st.booleans()),
+        masked_paths=draw(_tuples(_PATHS)),
+        read_only_paths=draw(_tuples(_PATHS)),
+        unmask=draw(st.sampled_from([(), ("all",), ("/proc/kcore", "/sys/*")])),
+        shm_size=draw(st.integers(1, _BIG)),
         network_mode=mode,
         networks=joined,
         depends_on=draw(_tuples(dependencies, unique_by=lambda entry: entry.service)) if earlier else (),
@@ -207,6 +232,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         init=draw(st.booleans()),
         selinux=draw(_SELINUX),
         apparmor=draw(_maybe(st.sampled_from(["unconfined", "a profile", "$"]))),
+        seccomp=draw(_SECCOMP),
         logging=draw(st.builds(Logging, max_size=st.integers(4096, _BIG), max_files=st.integers(1, 1000))),
     )
 
