@@ -84,7 +84,13 @@ def _make(folder: Path, wanted: list[str]) -> None:
             run("apt-get", "-qq", "update")
             raise LayerError("apt's lists were out of date and are new now: try again") from None
         for deb in sorted(Path(debs).glob("*.deb")):
-            run("bash", "-o", "pipefail", "-c", f"dpkg-deb --fsys-tarfile {deb} | tar -x --keep-directory-symlink -C {folder}")
+            run(
+                "bash",
+                "-o",
+                "pipefail",
+                "-c",
+                f"dpkg-deb --fsys-tarfile {deb} | tar -x --keep-directory-symlink -C {folder}",
+            )
     run("depmod", "-b", str(folder), kernel_version(folder))
     folder.chmod(0o755)
 
@@ -99,9 +105,19 @@ def modules(layer: Path, *names: str) -> list[Path]:
     """The files of kernel modules and of those that they need, in the order to load them."""
     files: dict[Path, None] = {}
     for name in names:
-        shown = run("modprobe", "--dirname", str(layer), "--set-version", kernel_version(layer), "--show-depends", name)
+        shown = run(
+            "modprobe",
+            "--dirname",
+            str(layer),
+            "--set-version",
+            kernel_version(layer),
+            "--show-depends",
+            name,
+        )
         # "insmod FILE options", or "builtin NAME"
-        files |= {Path(words[1]): None for line in shown.splitlines() if (words := line.split())[0] == "insmod"}
+        files |= {
+            Path(words[1]): None for line in shown.splitlines() if (words := line.split())[0] == "insmod"
+        }
     return list(files)
 
 

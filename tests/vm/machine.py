@@ -41,15 +41,7 @@ class Limits:
     whole: float
 
 
-@dataclass(frozen=True)
-class Size:
-    """:param memory: MiB."""
-
-    processors: int
-    memory: int
-
-
-def run(task: guest.Task, accelerators: Sequence[str], size: Size, limits: Limits, out: IO[bytes]) -> Said:
+def run(task: guest.Task, accelerators: Sequence[str], memory: int, limits: Limits, out: IO[bytes]) -> Said:
     """Boot a guest, let it do its task, and tell what it said.
 
     :param accelerators: those to try, in this order; only the last one may fail.
@@ -58,7 +50,7 @@ def run(task: guest.Task, accelerators: Sequence[str], size: Size, limits: Limit
     """
     packages = layer.layer()
     with tempfile.TemporaryDirectory(prefix="orch-vm-") as folder:
-        machine = _prepare(Path(folder), packages, task, size)
+        machine = _prepare(Path(folder), packages, task, memory)
         for accelerator in accelerators:
             last = accelerator == accelerators[-1]
             boot = BOOT_SECONDS if last else KVM_SECONDS
@@ -71,7 +63,7 @@ def run(task: guest.Task, accelerators: Sequence[str], size: Size, limits: Limit
     raise ValueError("no accelerator")
 
 
-def _prepare(folder: Path, packages: Path, task: guest.Task, size: Size) -> qemu.Machine:
+def _prepare(folder: Path, packages: Path, task: guest.Task, memory: int) -> qemu.Machine:
     busybox = program_path("busybox")
     if busybox is None:
         raise layer.LayerError("needs busybox (Debian package busybox-static)")
@@ -83,8 +75,7 @@ def _prepare(folder: Path, packages: Path, task: guest.Task, size: Size) -> qemu
     layer.run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", str(disk), DISK_SIZE)
     return qemu.Machine(
         accelerator="tcg",
-        processors=size.processors,
-        memory=size.memory,
+        memory=memory,
         kernel=packages / f"boot/vmlinuz-{layer.kernel_version(packages)}",
         initramfs=initramfs,
         disk=disk,

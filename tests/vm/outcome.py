@@ -54,7 +54,11 @@ def problem(token: str, said: Said, tests: bool) -> str:
     if code is None:
         return _no_result(token, said)
     if code != 0:
-        what = {1: "tests failed", 2: "pytest was interrupted", 5: "pytest found no such test"}.get(code) if tests else ""
+        what = (
+            {1: "tests failed", 2: "pytest was interrupted", 5: "pytest found no such test"}.get(code)
+            if tests
+            else ""
+        )
         return f"{what or 'the command failed'} (exit code {code} in the guest)"
     if tests and not any(" passed" in found["counts"] for found in _SUMMARY.finditer(said.port)):
         return "not one test passed: all of them were skipped, or pytest said nothing"

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import sys
-from pathlib import Path
 
 from orchestrator.kernel import syscalls
 from support.sandbox import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount
