@@ -133,9 +133,9 @@ def _v1_cpu(resources: Resources, context: Context) -> Iterator[Setting]:
 
 def _v2_cpuset(resources: Resources, context: Context) -> Iterator[Setting]:
     if resources.cpuset is not None:
-        yield Setting(
-            "unified", "cpuset.cpus", resources.cpuset, "\n"
-        )  # empty: the parent's; "" writes nothing
+        # All processors, though empty would mean the parent's: one with processes must not be made empty
+        # (ENOSPC; kernel/cgroup/cpuset.c, validate_change).
+        yield Setting("unified", "cpuset.cpus", resources.cpuset, context.facts.cpus)
 
 
 def _v1_cpuset(resources: Resources, context: Context) -> Iterator[Setting]:

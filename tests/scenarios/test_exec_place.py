@@ -64,6 +64,7 @@ def test_it_joins_all_namespaces_of_the_container(box: Orch) -> None:
         assert os.readlink(f"/proc/{pid}/root") == os.readlink(f"/proc/{first}/root")
 
 
+@pytest.mark.vm
 def test_it_is_in_the_cgroups_of_the_container(box: Orch) -> None:
     with running(box, "web-1", "exec sleep 555"):
         pid, first = host_pid(box, "sleep 555"), box.containers("web")[0]["pid"]
@@ -82,6 +83,7 @@ def test_the_containers_limit_counts_it(box: Orch) -> None:
     assert "BlockingIOError: [Errno 11] Resource temporarily unavailable" in done.stderr
 
 
+@pytest.mark.vm
 def test_out_of_memory_kills_it_and_not_the_container(box: Orch) -> None:
     done = box.run("exec", "web", "python3", "-c", "b'x' * (100 << 20)", check=False)
     assert done.returncode == 137

@@ -185,7 +185,7 @@ def test_an_update_writes_only_what_changed_and_resets_what_is_gone() -> None:
     new = Resources(memory=M, pids=6)
     assert text(V2.group("o/1").compile_update(old, new, device)) == [
         "/c/o/1/cpu.max = max 100000",
-        "/c/o/1/cpuset.cpus = \\n",
+        "/c/o/1/cpuset.cpus = 0-3",
         "/c/o/1/pids.max = 6",
         "/c/o/1/io.max = 254:0 rbps=max",
     ]

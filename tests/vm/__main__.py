@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vm import machine
+from vm.commands import CommandError
 from vm.guest import Task
-from vm.layer import LayerError
+from vm.layer import KINDS
 from vm.outcome import problem
 
 PROJECT = Path(__file__).parents[2]
@@ -26,16 +27,17 @@ PASSED_ON = ("CI", "HYPOTHESIS_PROFILE", "PYTEST_ADDOPTS")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; the exit code."""
     options = _parser().parse_args(arguments)
+    kind = KINDS[options.host]
     command = ["/bin/sh", "-c", options.run] if options.run else _pytest(options.tests)
-    task = Task(command, str(PROJECT), _environment(), secrets.token_hex(8))
+    task = Task(command, str(PROJECT), _environment(), secrets.token_hex(8), kind.before)
     start = time.monotonic()
     accelerators = ["kvm", "tcg"] if options.accel == "auto" else [options.accel]
     if options.accel == "auto" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         accelerators = ["tcg"]
     limits = machine.Limits(quiet=options.quiet, whole=options.timeout)
     try:
-        said = machine.run(task, accelerators, options.memory, limits, sys.stdout.buffer)
-    except LayerError as error:
+        said = machine.run(kind, task, accelerators, options.memory, limits, sys.stdout.buffer)
+    except CommandError as error:
         print(f"vm: {error}", file=sys.stderr)
         return 1
     failure = problem(task.token, said, tests=not options.run)
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         default=["tests/kernel", "tests/scenarios"],
         help="what pytest gets, options after --",
     )
+    add("--host", choices=sorted(KINDS), default="unified", help="with AppArmor, or with SELinux enforcing")
     add("--run", metavar="COMMAND", help="run this shell command instead of pytest")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if a guest lives on it")
     add("--memory", type=int, default=2048, metavar="MIB")

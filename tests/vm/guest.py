@@ -26,11 +26,18 @@ mount -t devtmpfs none /dev
 exec >/dev/console 2>&1
 mount -t proc none /proc
 mount -t sysfs none /sys
-for module in $(cat /modules); do insmod "$module"; done
+. /settings
+for module in $modules; do insmod "/$module"; done
+if [ -e /policy ]; then
+    mount -t selinuxfs none /sys/fs/selinux
+    dd if=/policy of=/sys/fs/selinux/load bs=64M 2>/dev/null  # the kernel wants it in one piece
+fi
 mkdir /rw /new
-for share in $(cat /shares); do
+for share in $shares; do
     mkdir "/$share"
-    mount -t virtiofs -o ro "$share" "/$share"
+    options=ro
+    if [ "$share" = host ]; then options=$host_options; fi
+    mount -t virtiofs -o "$options" "$share" "/$share"
     layers="${layers:+$layers:}/$share"
 done
 mount -t tmpfs -o size=75% none /rw
@@ -39,14 +46,13 @@ mount -t overlay -o "lowerdir=$layers,upperdir=/rw/upper,workdir=/rw/work" none 
 cp -a /files/. /new/
 rm -f /new/.dockerenv  # or systemd believes that it is in a container
 mkdir -p /new/disk
-mount -t ext4 /dev/vda /new/disk
+mount -t ext4 -o "$disk_options" /dev/vda /new/disk
 port=
 until [ "$port" ]; do  # its name comes a moment after it
     port=$(grep -lsx orch /sys/class/virtio-ports/*/name) || usleep 1000
 done
 ln -s "$(basename "$(dirname "$port")")" /dev/orch-vm
-mount --move /dev /new/dev
-umount /proc /sys
+for folder in dev proc sys; do mount --move "/$folder" "/new/$folder"; done
 exec switch_root /new /lib/systemd/systemd
 """
 
@@ -75,19 +81,36 @@ StandardError=file:{PORT}
 
 
 @dataclass(frozen=True)
+class SELinux:
+    """What a guest needs to enforce a policy from its first process on.
+
+    :param policy: the compiled policy's file.
+    :param host: the label of all of this host's files.
+    :param disk: the label of the disk's root.
+    :param context: what the tests run as.
+    """
+
+    policy: Path
+    host: str
+    disk: str
+    context: str
+
+
+@dataclass(frozen=True)
 class Task:
     """What to do in the guest.
 
     :param command: the program and its arguments.
     :param folder: where it runs.
-    :param slowness: how many times slower than this host the guest is.
     :param token: a word of this run, in the lines that the harness recognises.
+    :param before: lines of shell that make the guest ready for it.
     """
 
     command: Sequence[str]
     folder: str
     environment: Mapping[str, str]
     token: str
+    before: Sequence[str] = ()
 
 
 def script(task: Task) -> str:
@@ -96,8 +119,9 @@ def script(task: Task) -> str:
     return "\n".join(
         [
             f"echo {shlex.quote(began(task.token))}",
-            "mkdir -p /disk/state /var/lib/orch && mount --bind /disk/state /var/lib/orch",
             *exports,
+            f"mkdir -p {DISK}/state /var/lib/orch && mount --bind {DISK}/state /var/lib/orch",
+            *task.before,
             f"cd {shlex.quote(task.folder)}",
             shlex.join(task.command),
             f"echo {shlex.quote(result(task.token))}$?",
@@ -106,19 +130,35 @@ def script(task: Task) -> str:
     )
 
 
-def files(task: Task, busybox: bytes, shares: Sequence[str], modules: Sequence[Path]) -> dict[str, File]:
+def files(
+    task: Task, busybox: bytes, shares: Sequence[str], modules: Sequence[Path], selinux: SELinux | None
+) -> dict[str, File]:
     """All that the initramfs holds.
 
     :param shares: the tags of the folders that the guest's root consists of, uppermost first.
     """
-    found = {
+    settings = {
+        "shares": " ".join(shares),
+        "modules": " ".join(path.name for path in modules),
+        "host_options": "ro",
+        "disk_options": "rw",
+    }
+    service = SERVICE
+    found = {}
+    if selinux is not None:
+        settings["host_options"] += f",context={selinux.host}"
+        settings["disk_options"] += f",rootcontext={selinux.disk}"
+        service += f"SELinuxContext={selinux.context}\n"
+        found["policy"] = File(selinux.policy.read_bytes())
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings.items()]
+    units = "files/etc/systemd/system"
+    found |= {
         "init": File(INIT.encode(), 0o755),
+        "settings": File("".join(lines).encode()),
         "bin/busybox": File(busybox, 0o755),
-        "shares": File("\n".join(shares).encode()),
-        "modules": File("".join(f"/{path.name}\n" for path in modules).encode()),
         "files/etc/fstab": File(b""),
-        "files/etc/systemd/system/orch-vm.target": File(TARGET.encode()),
-        "files/etc/systemd/system/orch-vm.service": File(SERVICE.encode()),
+        f"{units}/orch-vm.target": File(TARGET.encode()),
+        f"{units}/orch-vm.service": File(service.encode()),
         "files/orch-vm": File(script(task).encode()),
     }
     found |= {path.name: File(path.read_bytes()) for path in modules}

@@ -6,15 +6,18 @@ unpacked into a folder which the guest sees above the host's own files, is what 
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from vm import cache
+from vm import cache, selinux
+from vm.commands import CommandError, run
+from vm.guest import SELinux
 
 #: The kernel that Debian makes for virtual machines.
 KERNEL = "linux-image-cloud-amd64"
-PACKAGES = ("systemd", "systemd-sysv", "kmod", "apparmor")
+PACKAGES = ("systemd", "systemd-sysv", "kmod")
 #: What kernels depend on for booting a real machine.
 LEFT_OUT = ("initramfs-tools", "klibc-utils", "libklibc", "linux-base")
 #: Change it when the way a layer is made changes.
@@ -23,21 +26,52 @@ RECIPE = "1"
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
-class LayerError(Exception):
-    """The packages could not be had; the text says what failed, and what it said."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of host.
+
+    :param packages: what the guest has besides :data:`PACKAGES`.
+    :param finish: what is done in the folder when they are unpacked.
+    :param recipe: what the folder is made from besides packages: with it, it changes.
+    :param kernel: words for the kernel's command line.
+    :param selinux: what the guest of such a folder needs to know of SELinux, if it has it.
+    :param before: lines of shell that make the guest ready for the tests.
+    """
+
+    packages: tuple[str, ...]
+    finish: Callable[[Path], None] | None = None
+    recipe: str = ""
+    kernel: str = ""
+    selinux: Callable[[Path], SELinux] | None = None
+    before: tuple[str, ...] = ()
 
 
-def layer() -> Path:
+KINDS = {
+    "unified": Kind(packages=("apparmor",), kernel="apparmor=1 security=apparmor"),
+    "selinux": Kind(
+        packages=selinux.PACKAGES,
+        finish=selinux.add_policy,
+        recipe=selinux.RULES,
+        kernel="selinux=1 security=selinux enforcing=1",
+        selinux=selinux.of_guest,
+        before=("restorecon -RF /etc /root /home /var/lib/orch 2>&1 | cat",),
+    ),
+}
+
+
+def layer(kind: Kind) -> Path:
     """The folder of unpacked packages; made if it is not there yet.
 
-    :raises LayerError: apt cannot name, fetch or unpack them.
+    :raises CommandError: apt cannot name, fetch or unpack them.
     """
     try:
-        wanted = _wanted()
-    except LayerError:  # never asked, or long ago
+        wanted = _wanted(kind)
+    except CommandError:  # never asked
         run("apt-get", "-qq", "update")
-        wanted = _wanted()
-    return cache.kept(f"layer-{cache.key([RECIPE], wanted)}", lambda folder: _make(folder, wanted))
+        wanted = _wanted(kind)
+    return cache.kept(
+        f"layer-{cache.key([RECIPE, kind.recipe], wanted)}", lambda folder: _make(folder, wanted, kind)
+    )
 
 
 def kernel_package(depends: str) -> str:
@@ -46,7 +80,7 @@ def kernel_package(depends: str) -> str:
         relation, _, name = line.strip().partition(": ")
         if relation == "Depends" and name.startswith("linux-image-"):
             return name
-    raise LayerError(f"apt knows no package {KERNEL}; is this Debian on x86-64?")
+    raise CommandError(f"apt knows no package {KERNEL}; is this Debian on x86-64?")
 
 
 def to_fetch(simulation: str) -> list[str]:
@@ -65,24 +99,20 @@ def to_fetch(simulation: str) -> list[str]:
     return sorted(found)
 
 
-def _wanted() -> list[str]:
+def _wanted(kind: Kind) -> list[str]:
     kernel = kernel_package(run("apt-cache", "depends", KERNEL))
     # Reinstall: also what this host happens to have is in the layer, in the archive's version.
-    install = ("install", "--reinstall", "--no-install-recommends", kernel, *PACKAGES)
+    install = ("install", "--reinstall", "--no-install-recommends", kernel, *PACKAGES, *kind.packages)
     return to_fetch(run("apt-get", "-qq", "--simulate", *install))
 
 
-def _make(folder: Path, wanted: list[str]) -> None:
+def _make(folder: Path, wanted: list[str], kind: Kind) -> None:
     for name in MERGED:
         (folder / "usr" / name).mkdir(parents=True)
         (folder / name).symlink_to(f"usr/{name}")
     with tempfile.TemporaryDirectory(dir=folder) as debs:
         Path(debs).chmod(0o777)  # apt fetches as a user of its own
-        try:
-            run("apt-get", "-qq", "download", *wanted, cwd=debs)
-        except LayerError:  # the archive has newer ones
-            run("apt-get", "-qq", "update")
-            raise LayerError("apt's lists were out of date and are new now: try again") from None
+        _download(wanted, debs)
         for deb in sorted(Path(debs).glob("*.deb")):
             run(
                 "bash",
@@ -93,6 +123,16 @@ def _make(folder: Path, wanted: list[str]) -> None:
             )
     run("depmod", "-b", str(folder), kernel_version(folder))
     folder.chmod(0o755)
+    if kind.finish is not None:
+        kind.finish(folder)
+
+
+def _download(wanted: list[str], folder: str) -> None:
+    try:
+        run("apt-get", "-qq", "download", *wanted, cwd=folder)
+    except CommandError as error:  # apt's lists may be older than the archive
+        run("apt-get", "-qq", "update")
+        raise CommandError(f"{error}\napt's lists were brought up to date: try again") from None
 
 
 def kernel_version(layer: Path) -> str:
@@ -119,17 +159,3 @@ def modules(layer: Path, *names: str) -> list[Path]:
             Path(words[1]): None for line in shown.splitlines() if (words := line.split())[0] == "insmod"
         }
     return list(files)
-
-
-def run(*command: str, cwd: str | None = None) -> str:
-    """What a program writes.
-
-    :raises LayerError: it fails.
-    """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    except FileNotFoundError:
-        raise LayerError(f"needs {command[0]}") from None
-    if done.returncode != 0:
-        raise LayerError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()[-2000:]}")
-    return done.stdout

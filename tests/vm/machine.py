@@ -17,6 +17,8 @@ from typing import IO
 from support.requirements import program_path
 from support.waiting import wait_until
 from vm import archive, guest, layer, qemu
+from vm.commands import CommandError
+from vm.commands import run as run_program
 from vm.outcome import Said, began
 
 #: Of the disk that holds containers' writable layers and images. It takes as much as is written.
@@ -41,21 +43,28 @@ class Limits:
     whole: float
 
 
-def run(task: guest.Task, accelerators: Sequence[str], memory: int, limits: Limits, out: IO[bytes]) -> Said:
+def run(
+    kind: layer.Kind,
+    task: guest.Task,
+    accelerators: Sequence[str],
+    memory: int,
+    limits: Limits,
+    out: IO[bytes],
+) -> Said:
     """Boot a guest, let it do its task, and tell what it said.
 
     :param accelerators: those to try, in this order; only the last one may fail.
     :param out: where the task's output goes as it comes.
-    :raises LayerError: what the guest is made of could not be had.
+    :raises CommandError: what the guest is made of could not be had.
     """
-    packages = layer.layer()
+    packages = layer.layer(kind)
     with tempfile.TemporaryDirectory(prefix="orch-vm-") as folder:
-        machine = _prepare(Path(folder), packages, task, memory)
+        machine = _prepare(Path(folder), packages, kind, task, memory)
         for accelerator in accelerators:
             last = accelerator == accelerators[-1]
             boot = BOOT_SECONDS if last else KVM_SECONDS
             with _served({"layer": packages, "host": Path("/")}, machine.shares):
-                watch = _Watch(task.token, machine.console, limits, boot, out)
+                watch = Watch(task.token, machine.console, limits, boot, out)
                 said = watch.run(qemu.command(replace(machine, accelerator=accelerator)))
             if last or began(task.token) in said.port:
                 return said
@@ -63,16 +72,18 @@ def run(task: guest.Task, accelerators: Sequence[str], memory: int, limits: Limi
     raise ValueError("no accelerator")
 
 
-def _prepare(folder: Path, packages: Path, task: guest.Task, memory: int) -> qemu.Machine:
+def _prepare(folder: Path, packages: Path, kind: layer.Kind, task: guest.Task, memory: int) -> qemu.Machine:
     busybox = program_path("busybox")
     if busybox is None:
-        raise layer.LayerError("needs busybox (Debian package busybox-static)")
+        raise CommandError("needs busybox (Debian package busybox-static)")
     modules = layer.modules(packages, *guest.MODULES)
-    files = guest.files(task, Path(busybox).read_bytes(), SHARES, modules)
+    files = guest.files(
+        task, Path(busybox).read_bytes(), SHARES, modules, kind.selinux(packages) if kind.selinux else None
+    )
     initramfs = folder / "initramfs"
     initramfs.write_bytes(archive.pack(files))
     disk = folder / "disk"
-    layer.run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", str(disk), DISK_SIZE)
+    run_program("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", str(disk), DISK_SIZE)
     return qemu.Machine(
         accelerator="tcg",
         memory=memory,
@@ -81,6 +92,7 @@ def _prepare(folder: Path, packages: Path, task: guest.Task, memory: int) -> qem
         disk=disk,
         shares={tag: folder / tag for tag in SHARES},
         console=folder / "console",
+        append=kind.kernel,
     )
 
 
@@ -101,14 +113,14 @@ def _server(folder: Path, socket: Path) -> Iterator[None]:
             wait_until("virtiofsd listens", lambda: socket.exists() or server.poll() is not None)
             if server.poll() is not None:
                 errors.seek(0)
-                raise layer.LayerError(f"cannot serve {folder} to a guest: {errors.read().strip()}")
+                raise CommandError(f"cannot serve {folder} to a guest: {errors.read().strip()}")
             yield
         finally:
             server.kill()
             socket.unlink(missing_ok=True)
 
 
-class _Watch:
+class Watch:
     """Reads what a machine says until it ends, or until it has been silent for too long."""
 
     def __init__(self, token: str, console: Path, limits: Limits, boot: float, out: IO[bytes]) -> None:

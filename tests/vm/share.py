@@ -34,7 +34,7 @@ def main(folder: str, path: str) -> None:
     mount("none", "/", "", MS_REC | MS_PRIVATE)
     root = syscalls.open_tree("/", 0)
     syscalls.mount_setattr(root, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
-    options = [f"source={folder}", "cache=always", "sandbox=chroot", "modcaps=+sys_admin"]
+    options = [f"source={folder}", "cache=always", "sandbox=chroot", "xattr", "modcaps=+sys_admin"]
     arguments = [f"--fd={listening.fileno()}", *(word for option in options for word in ("-o", option))]
     os.execv(found, [found, *arguments])
 
