@@ -64,7 +64,6 @@ def test_it_joins_all_namespaces_of_the_container(box: Orch) -> None:
         assert os.readlink(f"/proc/{pid}/root") == os.readlink(f"/proc/{first}/root")
 
 
-@pytest.mark.vm
 def test_it_is_in_the_cgroups_of_the_container(box: Orch) -> None:
     with running(box, "web-1", "exec sleep 555"):
         pid, first = host_pid(box, "sleep 555"), box.containers("web")[0]["pid"]

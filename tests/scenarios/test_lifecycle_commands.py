@@ -212,7 +212,6 @@ def test_kill_sends_a_signal_to_the_program(orch: Orch) -> None:
     assert orch.container("a")["pid"] == pid
 
 
-@pytest.mark.vm
 def test_kill_without_a_signal_kills_and_the_reason_says_so(pair: Orch) -> None:
     pair.run("kill", "-p", "pair", "web")
     (web,) = pair.wait_state("web", "exited")
@@ -228,7 +227,6 @@ def test_kill_refuses_what_is_no_signal(pair: Orch) -> None:
     assert pids(pair) == before
 
 
-@pytest.mark.vm
 def test_pause_freezes_and_unpause_lets_go_on(orch: Orch) -> None:
     orch.project = "tick"
     orch.up(
@@ -318,7 +316,6 @@ def test_top_shows_the_processes_inside(pair: Orch) -> None:
     assert Path(f"/proc/{found[1]['pid']}/comm").read_text() == "sleep\n"
 
 
-@pytest.mark.vm
 def test_stats_shows_what_is_used(orch: Orch) -> None:
     orch.project = "busy"
     orch.up(
