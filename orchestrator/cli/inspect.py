@@ -16,7 +16,7 @@ from orchestrator.cli.terminal import Terminal, plain
 from orchestrator.cli.times import timestamp
 from orchestrator.errors import NotFoundError, UsageError
 from orchestrator.units import format_duration
-from orchestrator.views import InspectView
+from orchestrator.views import InspectView, SeccompView
 
 
 def _configure_inspect(parser: Parser) -> None:
@@ -64,6 +64,7 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         "created": timestamp(container.created_at),
         "started": timestamp(container.started_at) if container.started_at else "",
         "finished": timestamp(container.finished_at) if container.finished_at else "",
+        "seccomp": _seccomp(view.seccomp),
         "log": view.log_path,
         "spec digest": view.spec_digest,
     }
@@ -85,6 +86,18 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
             for probe in view.probes
         ]
         lines += _section("probes", render(columns, rows, terminal), terminal)
+    if view.pressure:
+        columns = [
+            Column("  TRIGGER"),
+            Column("ACTION"),
+            Column("SUSTAINED"),
+            Column("NOTICED", flexible=True),
+        ]
+        rows = [
+            [f"  {each.trigger}", each.action, "yes" if each.sustained else "no", each.text]
+            for each in view.pressure
+        ]
+        lines += _section("pressure", render(columns, rows, terminal), terminal)
     for title, values in (
         ("cgroups", [f"{controller}: {path}" for controller, path in view.cgroup.items()]),
         ("root file system", list(_rootfs(view.rootfs))),
@@ -95,6 +108,15 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         if values:
             lines += _section(title, [f"  {plain(value)}" for value in values], terminal)
     return lines
+
+
+def _seccomp(view: SeccompView | None) -> str:
+    if view is None or not view.digest:
+        return view.profile if view else ""
+    return (
+        f"{view.profile}: {view.rules} rules for {', '.join(view.architectures)}, "
+        f"{view.instructions} instructions, digest {view.digest[:12]}"
+    )
 
 
 def _rootfs(rootfs: dict[str, Any]) -> Iterator[str]:

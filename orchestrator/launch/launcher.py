@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator import capabilities
 from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerError
 from orchestrator.ids import Instance
 from orchestrator.kernel.fileflags import spread_subfolders
@@ -29,10 +30,14 @@ from orchestrator.runtime.program import (
     CgroupPart,
     NamespacesPart,
     NetworkPart,
+    SeccompPart,
     compile_exec,
+    compile_limits,
+    compile_oom,
     compile_start,
 )
 from orchestrator.runtime.program import environment as compile_environment
+from orchestrator.runtime.seccomp.filters import Filter, SeccompFilters
 from orchestrator.spec import ServiceSpec
 
 #: Seconds that a dead container's log may take to be written.
@@ -77,11 +82,13 @@ class Launcher:
         networks: NetworkManager,
         ledger: Ledger,
         logs: LogPump,
+        seccomp: SeccompFilters,
     ) -> None:
         self._instance = instance
         self._spawner = spawner
         self._ledger = ledger
         self._logs = logs
+        self._seccomp = seccomp
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
@@ -91,6 +98,9 @@ class Launcher:
             spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            #: Of containers that say nothing of it: that the service is spared must not spare them.
+            self._oom_score_adj = 0 if int(file.read()) < 0 else None
 
     async def choose_ids(self, container: Container) -> None:
         """Decide about its user namespace; see :meth:`UserNamespaces.choose`."""
@@ -147,8 +157,10 @@ class Launcher:
         what = f'cannot start "{container.name}"'
         container.neighbours = self._neighbours(container)
         await self._rootfs.find_devices(container)
+        container.seccomp = filter = await self._filter(container, what)
         network = self._network.contribute(container)
         namespaces, slots = self._share(container, network)
+        slots["seccomp"] = filter.fd if filter else -1
         terminal = attached.terminal if attached else None
         container.program = program = compile_start(
             container.spec,
@@ -160,6 +172,8 @@ class Launcher:
             namespaces,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
+            seccomp=_seccomp_part(filter),
+            oom_score_adj=self._oom_score_adj,
         )
         compiled = time.perf_counter()
         process = self._spawner.launch(program, [slots[name] for name in program.slots])
@@ -264,6 +278,7 @@ class Launcher:
         :raises ConflictError: when the container has ended meanwhile.
         """
         what = f'cannot exec {request.command[0]} in "{container.name}"'
+        filter = await self._filter(container, what)
         if process.pidfd < 0:
             raise ConflictError(what, "the container is not running", "start it first")
         environment = compile_environment(container.spec, container.hostname, request.terminal is not None)
@@ -278,8 +293,11 @@ class Launcher:
             working_dir=request.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
+            seccomp=_seccomp_part(filter),
+            limits=compile_oom(container.spec, self._oom_score_adj) + compile_limits(container.spec),
         )
-        child = self._spawner.launch(program, [process.pidfd])
+        slots = {"container": process.pidfd, "seccomp": filter.fd if filter else -1}
+        child = self._spawner.launch(program, [slots[name] for name in program.slots])
         try:
             await child.started()
         except asyncio.CancelledError:
@@ -291,6 +309,17 @@ class Launcher:
             raise explain(what, container.image.reference, failure) from None
         return child
 
+    async def _filter(self, container: Container, what: str) -> Filter | None:
+        """The filter for the container's processes; compiled by the first who wants it.
+
+        :raises LaunchError: when it cannot be compiled.
+        """
+        held = capabilities.granted(container.spec.cap_add, container.spec.cap_drop)
+        try:
+            return await self._seccomp.get(container.spec.seccomp, frozenset(held))
+        except LaunchError as error:
+            raise LaunchError(what, f"{error.what}: {error.cause}", error.remedy) from None
+
     def limit(self, container: Container, spec: ServiceSpec) -> None:
         """Change the limits and the device rules of a running container.
 
@@ -300,6 +329,7 @@ class Launcher:
         try:
             perform(self._cgroup.parents(container.cgroup, spec))
             perform(container.cgroup.compile_update(container.spec.resources, spec.resources, rules=rules))
+            self._cgroup.protect(container.cgroup, spec.resources)
         except OSError as error:
             raise LaunchError(
                 f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"
@@ -351,6 +381,10 @@ class Launcher:
         """A namespace whose set-up was cut short is not used again: the next start makes another."""
         if new:
             await self._network.remove([container], with_networks=False)
+
+
+def _seccomp_part(filter: Filter | None) -> SeccompPart | None:
+    return SeccompPart(str(filter), filter.flags) if filter else None
 
 
 def _tell(loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from orchestrator.manifest import dotenv
 from orchestrator.manifest.document import UnreadableError
 from orchestrator.manifest.namespaces import check_namespaces, userns
-from orchestrator.manifest.place import Place
+from orchestrator.manifest.place import Place, hint
 from orchestrator.manifest.schema import SERVICE
 from orchestrator.manifest.values import mount_target
 from orchestrator.spec import (
@@ -29,6 +29,7 @@ from orchestrator.spec import (
     Port,
     Resources,
     RestartPolicy,
+    Seccomp,
     ServiceSpec,
     Sharing,
     TcpCheck,
@@ -46,10 +47,9 @@ Contents = Callable[[str, str], bytes]
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
-    "device_cgroup_rules",
-    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "mnt", "pid", "ipc", "uts",
-    "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add", "masked_paths", "read_only_paths", "unmask",
-    "shm_size",
+    "device_cgroup_rules", "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "oom_score_adj",
+    "sysctls", "init", "mnt", "pid", "ipc", "uts", "cgroup", "cap_add", "cap_drop", "no_new_privileges",
+    "group_add", "masked_paths", "read_only_paths", "unmask", "shm_size",
 )  # fmt: skip
 
 
@@ -180,8 +180,10 @@ def build(draft: Draft, active: Collection[str], contents: Contents) -> ServiceS
         if isinstance(draft.values.get("time"), dict)
         else None,
         healthcheck=_healthcheck(draft),
+        pressure=tuple(trigger for _, trigger in values.get("pressure", ())),
         restart=_restart(draft),
         resources=_resources(draft),
+        seccomp=_seccomp(draft, draft.name in active),
         logging=Logging(**values.get("logging", {})),
         **{key: values[key] for key in _AS_THEY_ARE if key in values},
     )
@@ -331,14 +333,29 @@ def _restart(draft: Draft) -> RestartPolicy:
     return policy
 
 
+_ABOVE = {
+    "memory": "{} is above memory, {}, and so would never be reached",
+    "memory_low": "{} is above memory_low, {} (what is never taken back is part of what is taken back last)",
+}
+
+
 def _resources(draft: Draft) -> Resources:
     values = dict(draft.values.get("resources", {}))
     limits = values.pop("io", ())
     resources = Resources(io=tuple(limit for _, limit in limits), **values)
-    memory, high = resources.memory, resources.memory_high
-    if memory is not None and high is not None and high > memory:
-        text = f"{format_size(high)} is above memory, {format_size(memory)}, and so would never be reached"
-        draft.problem(("resources", "memory_high"), text)
+    for lower, upper in (
+        ("memory_high", "memory"), ("memory_low", "memory"), ("memory_min", "memory"), ("memory_min", "memory_low"),
+    ):  # fmt: skip
+        low, high = getattr(resources, lower), getattr(resources, upper)
+        if low is not None and high is not None and low > high:
+            draft.problem(("resources", lower), _ABOVE[upper].format(format_size(low), format_size(high)))
+    if resources.cpu_burst is not None:
+        if resources.cpus is None:
+            if not draft.find("resources", "cpus"):
+                draft.problem(("resources", "cpu_burst"), "needs cpus, on top of which it counts")
+        elif resources.cpu_burst > resources.cpus:
+            text = f"{resources.cpu_burst:g} is above cpus, {resources.cpus:g}, and the kernel takes no more"
+            draft.problem(("resources", "cpu_burst"), text)
     if resources.memory_swap is not None and not draft.find("resources", "memory"):
         draft.problem(("resources", "memory_swap"), "needs memory, on top of which it counts")
     devices: dict[str, Place] = {}
@@ -352,6 +369,46 @@ def _resources(draft: Draft) -> Resources:
         if count % parse_size(page):
             draft.problem(("resources", "hugepages", page), f"must be a multiple of {page}")
     return resources
+
+
+def _seccomp(draft: Draft, with_file: bool) -> Seccomp:
+    values = draft.values.get("seccomp", {})
+    written = values.get("profile", "default")
+    allow, deny = (tuple(dict.fromkeys(values.get(key, ()))) for key in ("allow", "deny"))
+    seccomp = Seccomp(allow=allow, deny=deny)
+    at = draft.at("seccomp", "profile")
+    if written in ("default", "unconfined"):
+        seccomp = msgspec.structs.replace(seccomp, profile=written)
+    elif with_file:
+        seccomp = _with_file(at, written, seccomp)
+    if seccomp != Seccomp():
+        from orchestrator.manifest.seccomp import starts_nothing
+
+        if starts_nothing(seccomp):
+            draft.problem(("seccomp",), "does not allow execve, without which no program can be started")
+    return seccomp
+
+
+def _with_file(at: Place, written: str, seccomp: Seccomp) -> Seccomp:
+    """Over the profile in a file, which is read once for all services that use it."""
+    from orchestrator.manifest.seccomp import read_profile
+
+    report = at.report
+    try:
+        name = at.file_name(written)
+        if name not in report.read:
+            report.read[name] = read_profile(report, name)
+    except ValueError as error:
+        at.problem(str(error))
+        return seccomp
+    except UnreadableError as error:
+        if error.line is None:
+            word = "/" not in written and error.missing
+            at.problem(f'"{written}" {error}{hint(written, ("default", "unconfined")) if word else ""}')
+        else:
+            report.problem(name, error.line, str(error))
+        return seccomp
+    return msgspec.structs.replace(seccomp, profile=at.resolve(written), content=report.read[name])
 
 
 def _check_program(draft: Draft, spec: ServiceSpec) -> None:

@@ -25,7 +25,7 @@ from orchestrator.kernel.syscalls import (
 )
 from orchestrator.runtime import idmap, rootfs
 from orchestrator.runtime.userns import IdMaps
-from orchestrator.spec import HOST, PRIVATE, ServiceSpec
+from orchestrator.spec import DEFAULT_ULIMITS, HOST, PRIVATE, ServiceSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -90,6 +90,18 @@ class NamespacesPart:
 
 
 @dataclass(frozen=True, slots=True)
+class SeccompPart:
+    """The filter of system calls; its program is in slot "seccomp". ``label`` says for people which one it is."""
+
+    label: str
+    flags: int = 0
+
+    def compile(self) -> list[Operation]:
+        """The last thing before the program (and its init): from here on a call may be refused."""
+        return [["seccomp", "seccomp", self.flags, self.label]]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A launch program; the fields are those of the ``launch`` message (see ``protocol``)."""
 
@@ -123,6 +135,21 @@ def environment(spec: ServiceSpec, hostname: str, terminal: bool = False) -> dic
     return base | spec.environment
 
 
+def compile_limits(spec: ServiceSpec) -> list[Operation]:
+    """What each process of a container may have of getrlimit(2), those of exec too."""
+    limits = DEFAULT_ULIMITS | {name: (limit.soft, limit.hard) for name, limit in spec.ulimits.items()}
+    return [["limit", name, soft, hard] for name, (soft, hard) in limits.items()]
+
+
+def compile_oom(spec: ServiceSpec, otherwise: int | None) -> list[Operation]:
+    """How soon the kernel kills it when memory runs out. To be done first: it takes root, and the host's /proc.
+
+    :param otherwise: for a container that says nothing of it; None leaves what the spawner has.
+    """
+    adjustment = otherwise if spec.oom_score_adj is None else spec.oom_score_adj
+    return [] if adjustment is None else [plain.write("/proc/self/oom_score_adj", str(adjustment))]
+
+
 def _become(
     spec: ServiceSpec,
     environment: dict[str, str],
@@ -132,8 +159,13 @@ def _become(
     user: str | None,
     working_dir: str | None,
     volumes: Sequence[str] = (),
+    seccomp: SeccompPart | None = None,
 ) -> list[Operation]:
-    """From root of the host to the container's user; ``enter`` is the way into its user namespace."""
+    """From root of the host to the container's user; ``enter`` is the way into its user namespace.
+
+    Without no_new_privs a filter of system calls takes CAP_SYS_ADMIN, so it is loaded here, before that goes.
+    """
+    early = seccomp.compile() if seccomp and not spec.no_new_privileges else []
     held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
     ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
     named = capabilities.mask(set(spec.cap_add) - {"ALL"})
@@ -143,8 +175,9 @@ def _become(
         ["user", user or "0:0", terminal, list(spec.group_add)],
         *enter,
         *(["adopt", target] for target in volumes),
-        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["tidy"],
+        *early,
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["die-with-parent"],
     ]
 
@@ -214,10 +247,13 @@ def compile_start(
     namespaces: NamespacesPart = NamespacesPart(),
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
+    oom_score_adj: int | None = None,
 ) -> Program:
     """The program that starts a container.
 
     :param last_capability: the kernel's highest capability number (/proc/sys/kernel/cap_last_cap).
+    :param oom_score_adj: of a container that says nothing of it, as :func:`compile_oom` has it.
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
@@ -227,7 +263,12 @@ def compile_start(
         ["sysctl", *pair] for pair in ((_base_sysctls() if network.new else {}) | spec.sysctls).items()
     ]
     flags, enter_namespaces = _enter_namespaces(spec, network, namespaces)
-    operations: list[Operation] = [*cgroup.enter, *enter_namespaces, ["stage", "namespaces"]]
+    operations: list[Operation] = [
+        *cgroup.enter,
+        *compile_oom(spec, oom_score_adj),
+        *enter_namespaces,
+        ["stage", "namespaces"],
+    ]
     if spec.uts == PRIVATE:
         operations.append(["hostname", hostname])
     if own_files:
@@ -257,16 +298,18 @@ def compile_start(
         operations += [["join", namespaces.neighbours["mnt"], ["mnt"]], rootfs.act_as(maps)]
     elif "mnt" in namespaces.neighbours:
         operations.append(["join", namespaces.neighbours["mnt"], ["mnt"]])
-    operations += [["limit", name, limit.soft, limit.hard] for name, limit in spec.ulimits.items()]
+    operations += compile_limits(spec)
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(
         spec, environment(spec, hostname, terminal is not None),
         [["enter-user-namespace", own_files]] if maps else [], last_capability, terminal is not None,
         spec.user, spec.working_dir,
-        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only],
+        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only], seccomp,
     )  # fmt: skip
     operations.append(["stage", "restrict"])
+    if seccomp and spec.no_new_privileges:
+        operations += seccomp.compile()
     if spec.init:
         operations.append(["init"])
     operations.append(["exec", list(spec.argv)])
@@ -282,7 +325,9 @@ def compile_start(
         prepare=cgroup.prepare,
         operations=operations,
         give=give,
-        slots=list(dict.fromkeys([*slots, *namespaces.neighbours.values()])),
+        slots=list(
+            dict.fromkeys([*slots, *namespaces.neighbours.values(), *(["seccomp"] if seccomp else [])])
+        ),
         join=namespaces.neighbours.get("pid"),
     )
 
@@ -298,13 +343,16 @@ def compile_exec(
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
+    limits: Sequence[Operation] = (),
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd).
 
     :param maps: those of the container's user namespace.
+    :param limits: as :func:`compile_oom` and :func:`compile_limits` make them.
     """
     kinds = ["mnt", "net", "uts", "ipc", "cgroup", *(["time"] if spec.time != HOST else [])]
-    operations: list[Operation] = [*cgroup.enter]
+    operations: list[Operation] = [*cgroup.enter, *limits]
     if maps:
         operations.append(["user-namespace-of", "container"])
     operations.append(["join", "container", kinds])
@@ -314,8 +362,10 @@ def compile_exec(
         operations.append(["terminal", *terminal])
     operations += _become(
         spec, environment, [["enter-user-namespace", False]] if maps else [], last_capability,
-        terminal is not None, user or spec.user, working_dir or spec.working_dir,
+        terminal is not None, user or spec.user, working_dir or spec.working_dir, seccomp=seccomp,
     )  # fmt: skip
+    if seccomp and spec.no_new_privileges:
+        operations += seccomp.compile()
     operations.append(["exec", list(argv)])
     return Program(
         flags=0,
@@ -323,7 +373,7 @@ def compile_exec(
         prepare=[],
         operations=operations,
         give=[] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"],
-        slots=["container"],
+        slots=["container", *(["seccomp"] if seccomp else [])],
         join="container",
     )
 
@@ -408,7 +458,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "write-protect": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
-    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
+    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{'its own' if hard is None else hard}",
     "environment": lambda environment: f"set {len(environment)} environment variables",
     "work": lambda path: f"change to working folder {path}",
     "user": lambda user, terminal, groups: f"find user {user}" + (f" and groups {groups}" if groups else ""),
@@ -418,6 +468,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
         + (f", ambient {_names(ambient)}" if ambient else "")
         + (", no_new_privs" if no_new_privileges else "")
     ),
+    "seccomp": lambda slot, flags, label: f"let a seccomp filter decide on system calls: {label}",
     "terminal": lambda rows, columns: f"make a terminal of {rows} x {columns}",
     "init": lambda: "stay as pid 1 that reaps and forwards signals",
     "exit": lambda: "exit",

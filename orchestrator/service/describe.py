@@ -10,7 +10,15 @@ from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, PortView
+from orchestrator.supervise.watch import PressureWatch
+from orchestrator.units import format_duration
+from orchestrator.views import (
+    ContainerView,
+    InspectView,
+    PortView,
+    PressureTriggerView,
+    SeccompView,
+)
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -76,6 +84,32 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
         environment=[
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
+        seccomp=_seccomp(container) if container.program else None,
+        pressure=[_trigger(watch) for watch in supervisor.pressure_watches],
+    )
+
+
+def _seccomp(container: Container) -> SeccompView:
+    filter = container.seccomp
+    if filter is None:
+        return SeccompView(profile=container.spec.seccomp.profile)
+    return SeccompView(
+        profile=filter.profile,
+        digest=filter.digest,
+        architectures=list(filter.architectures),
+        rules=filter.rules,
+        instructions=filter.instructions,
+    )
+
+
+def _trigger(watch: PressureWatch) -> PressureTriggerView:
+    wanted = watch.trigger
+    window, sustained = format_duration(wanted.window), format_duration(wanted.sustained)
+    return PressureTriggerView(
+        trigger=f"{wanted.resource} {wanted.kind} {wanted.threshold:g}% over {window} for {sustained}",
+        action=wanted.action,
+        sustained=watch.sustained,
+        text=watch.text,
     )
 
 
