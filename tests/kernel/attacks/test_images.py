@@ -79,7 +79,7 @@ def test_a_link_in_the_place_of_a_kernels_file_system(image: Image, name: str) -
     naive = [["before", ["pivot-root"], ["mount", "tmpfs", f"{image.root}/{name}", 0, ""]]]
     with pytest.raises(OrchError, match="ELOOP"):  # not even then
         image.run("true", tamper=naive)
-    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, ""]]]
+    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, "", 0, 0]]]
     with pytest.raises(OrchError, match="ELOOP"):  # of what is mounted properly, later
         image.run("true", tamper=naive)
     assert [path.name for path in image.victim.iterdir()] == ["made"]
@@ -94,7 +94,7 @@ def test_a_link_in_the_place_of_a_volume(image: Image, target_path: str) -> None
     options = f"volumes = ['{image.volume}:{target_path}:ro']"
     image.run("true", options=options)
     assert list(image.victim.iterdir()) == []
-    naive = [["before", ["pivot-root"], ["tmpfs", image.root + target_path, 0, ""]]]
+    naive = [["before", ["pivot-root"], ["tmpfs", image.root + target_path, 0, "", 0, 0]]]
     image.run("true", options=options, tamper=naive)
     assert [path.name for path in image.victim.iterdir()] == ["made"]
 
@@ -105,7 +105,7 @@ def test_a_link_in_the_place_of_a_file_that_is_given(image: Image, name: str) ->
     image.replace(name, f"{image.victim}/made")
     assert image.run("cat", f"/{name}") != ""
     assert list(image.victim.iterdir()) == []
-    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, ""]]]
+    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, "", 0, 0]]]
     image.run("true", tamper=naive)
     assert [path.name for path in image.victim.iterdir()] == ["made"]
 
