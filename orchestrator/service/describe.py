@@ -10,7 +10,7 @@ from orchestrator.spec import digest
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, PortView
+from orchestrator.views import ContainerView, InspectView, IsolationView, PortView
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -59,8 +59,8 @@ def project_containers(project: Project) -> list[ContainerView]:
     return [container_view(supervisor) for supervisor in supervisors]
 
 
-def inspect_view(supervisor: Supervisor) -> InspectView:
-    """Everything about one container."""
+def inspect_view(supervisor: Supervisor, isolation: IsolationView) -> InspectView:
+    """Everything about one container; ``isolation`` is read from the kernel, and not here."""
     container = supervisor.container
     return InspectView(
         container=container_view(supervisor),
@@ -75,6 +75,7 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
         environment=[
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
+        isolation=isolation,
     )
 
 
