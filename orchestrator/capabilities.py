@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 NUMBERS = {
     name: number
@@ -36,6 +37,22 @@ def granted(add: Collection[str], drop: Collection[str]) -> tuple[str, ...]:
 def ambient(add: Collection[str], drop: Collection[str]) -> tuple[str, ...]:
     """What a container's user holds who is not root: what was added by name, or all that ``ALL`` is."""
     return granted(add, drop) if "ALL" in add else tuple(name for name in NUMBERS if name in add)
+
+
+class Host(NamedTuple):
+    """What this host's kernel and this service have: the kernel's last capability, and a mask of the service's own."""
+
+    last: int
+    own: int
+
+    @classmethod
+    def read(cls) -> Host:
+        """Read it from /proc."""
+        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+            last = int(file.read())
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            own = next(line for line in file if line.startswith("CapPrm:")).split()[1]
+        return cls(last, int(own, 16))
 
 
 def mask(names: Collection[str] = DEFAULT) -> int:

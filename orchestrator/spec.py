@@ -158,6 +158,19 @@ class TimeOffsets(Spec, frozen=True):
     boottime: float = 0.0
 
 
+class Device(Spec, frozen=True):
+    """One entry of ``devices``: a device node of the host, or a folder of them.
+
+    :param source: absolute path on the host.
+    :param target: absolute path in the container.
+    :param permissions: ``r``, ``w`` and ``m`` (mknod), in this order.
+    """
+
+    source: str
+    target: str
+    permissions: str = "rwm"
+
+
 class IoLimit(Spec, frozen=True):
     """Limits of one block device, per second. ``device`` is a host path such as ``/dev/vda``."""
 
@@ -240,6 +253,7 @@ class ServiceSpec(Spec, frozen=True):
     :param cap_add: capabilities by name, without ``CAP_``, or ``ALL``; they win over ``cap_drop``.
     :param group_add: further groups, names or numbers.
     :param environment: complete, with env_file merged in.
+    :param device_cgroup_rules: what may be used besides ``devices``: ``c 1:3 rwm``, each for one type.
     :param init: run a reaper as pid 1.
     """
 
@@ -255,6 +269,8 @@ class ServiceSpec(Spec, frozen=True):
     ports: tuple[Port, ...] = ()
     expose: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
     read_only: bool = False
     network_mode: str = "bridge"
     networks: tuple[Attachment, ...] = ()

@@ -18,6 +18,7 @@ Files, in reading order:
 - ``host.py``         ``detect()``, what the host can limit and what not, with the remedy; the way to one cgroup
 - ``group.py``        one cgroup: operations to make, limit, join and change it; counters, freeze, kill, remove
 - ``limits.py``       limits -> text of the kernel's files, for v1 and v2; the order of a live change
+- ``devices.py``      the devices that a container may use
 - ``hierarchies.py``  which controller is where, which hierarchies a container joins
 - ``members.py``      freezing and killing, v2's way and v1's
 - ``stats.py``        counters
@@ -36,7 +37,7 @@ The life of a container's cgroup::
                                          then unshare(CLONE_NEWCGROUP), for that namespace's root is where its
                                          maker is (the parent, if clone3 made it, even with CLONE_INTO_CGROUP)
     exec      compile_join               the same, for a further process
-    service   compile_update             limits of a running container
+    service   compile_update             limits and device rules of a running container
     service   kill, reap, remove, and remove_if_empty for the levels above
 
 Facts of the kernel that shaped this (its Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/\\*.rst, and source):
@@ -54,5 +55,9 @@ Facts of the kernel that shaped this (its Documentation/admin-guide/cgroup-v2.rs
 - v1's blkio counts nothing since Linux 6.8 until a disk has had any limit: ``enable_io_accounting``.
 - inotify has 128 instances a user; watching v2's event files with an epoll for EPOLLPRI has no such bound.
 - Frozen v1 processes take SIGKILL when they thaw; v2's are killed frozen.
+- Which devices may be used is ruled by v1's devices controller where it is mounted, else by an eBPF program in the v2
+  hierarchy. Both are told the whole set of rules each time and bring about the difference, so that first start,
+  restart and a live change are one operation. v1: 0.02 ms (its cgroup, made, joined and removed: 0.05 ms more); v2:
+  0.015 ms, and 0.1 ms when the spawner meets a set of rules for the first time.
 - Files that only child cgroups have cannot be looked for in the root: ``facts.py`` looks for their companions there.
 """

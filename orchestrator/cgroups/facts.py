@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from orchestrator.cgroups.mountinfo import CgroupMounts
-from orchestrator.kernel import cgroupfs
+from orchestrator.kernel import cgroupfs, devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class Facts:
     :param hugepage_sizes: as the kernel writes them, ``2MB``.
     :param cpus: processors that may be used, the kernel's list format.
     :param mems: memory nodes, the same.
+    :param device_programs: whether an eBPF program can rule devices; not looked for where v1 does that.
     """
 
     complete_core: bool = True
@@ -33,6 +34,7 @@ class Facts:
     hugepage_sizes: frozenset[str] = frozenset()
     cpus: str = "0"
     mems: str = "0"
+    device_programs: bool = True
 
 
 def probe(mounts: CgroupMounts) -> Facts:
@@ -56,6 +58,7 @@ def probe(mounts: CgroupMounts) -> Facts:
         hugepage_sizes=frozenset(map(_page_size, _names("/sys/kernel/mm/hugepages"))),
         cpus=_text(cpus) or _text("/sys/devices/system/cpu/online") or "0",
         mems=_text(mems) or _text("/sys/devices/system/node/online") or "0",
+        device_programs="devices" not in mounts.v1 and devices.programs_work(),
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orchestrator.cgroups import limits
 from orchestrator.cgroups.failure import cause, reported
@@ -19,7 +19,7 @@ from orchestrator.cgroups.members import members
 from orchestrator.cgroups.stats import CgroupStats, read_oom_kills, read_stats
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs
-from orchestrator.kernel.operations import Operation, mkdir, write
+from orchestrator.kernel.operations import Operation, device_list, device_program, mkdir, write
 from orchestrator.spec import Resources
 
 _NO_LIMITS = Resources()
@@ -84,16 +84,27 @@ class Cgroup:
         return operations
 
     def compile_prepare(
-        self, resources: Resources, device: limits.DeviceResolver = cgroupfs.device_number
+        self,
+        resources: Resources,
+        device: limits.DeviceResolver = cgroupfs.device_number,
+        rules: Sequence[str] | None = None,
     ) -> list[Operation]:
-        """What must be there before the process is cloned into it; the spawner performs it. [] on pure v1."""
+        """What must be there before the process is cloned into it; the spawner performs it. [] on pure v1.
+
+        :param rules: the devices that it may use (:func:`orchestrator.cgroups.devices.rules`); None: all that
+            the cgroup above may.
+        """
         if (unified := self.directories.get("unified")) is None:
             return []
         settings = self._hierarchies.settings(resources, device)
-        return [mkdir(unified), *(self._write(each) for each in settings if each.directory == "unified")]
+        writes = [self._write(each) for each in settings if each.directory == "unified"]
+        return [mkdir(unified), *writes, *self._device_rules(rules, 2)]
 
     def compile_enter(
-        self, resources: Resources, device: limits.DeviceResolver = cgroupfs.device_number
+        self,
+        resources: Resources,
+        device: limits.DeviceResolver = cgroupfs.device_number,
+        rules: Sequence[str] | None = None,
     ) -> list[Operation]:
         """What the cloned child does itself, first of all: make its v1 cgroups, limit them, join. [] on v2."""
         operations = []
@@ -104,7 +115,7 @@ class Cgroup:
         for setting in self._hierarchies.settings(resources, device):
             if setting.directory != "unified":
                 operations.append(self._write(setting))
-        return operations + self.compile_join()
+        return [*operations, *self._device_rules(rules, 1), *self.compile_join()]
 
     def compile_join(self) -> list[Operation]:
         """What a process does itself to be in this cgroup (exec), besides being cloned into :attr:`clone_into`.
@@ -116,9 +127,15 @@ class Cgroup:
         return [write(f"{directory}/tasks", "0") for directory in self._v1_directories()]
 
     def compile_update(
-        self, old: Resources, new: Resources, device: limits.DeviceResolver = cgroupfs.device_number
+        self,
+        old: Resources,
+        new: Resources,
+        device: limits.DeviceResolver = cgroupfs.device_number,
+        rules: Sequence[str] | None = None,
     ) -> list[Operation]:
         """From one set of limits to another while processes run; the service performs it, in a thread.
+
+        ``rules`` replace those that are in force, unless they are None.
 
         To less memory than is in use: v1 reclaims and refuses with EBUSY what it cannot; v2 reclaims and then
         kills. Perform :meth:`compile_parents` again too if weights changed.
@@ -127,10 +144,11 @@ class Cgroup:
         missing = [name for name in needed if name not in enabled]
         before, after = (self._hierarchies.settings(each, device) for each in (old, new))
         enabling = [op for depth in range(len(self._parts)) for op in self._enable(missing, depth)]
-        return enabling + [
+        writes = [
             write(f"{self.directories[directory]}/{file}", text)
             for directory, file, text in limits.changes(before, after)
         ]
+        return [*enabling, *writes, *self._device_rules(rules, 1), *self._device_rules(rules, 2)]
 
     # -- what is in it ---------------------------------------------------------------------------------
 
@@ -309,6 +327,13 @@ class Cgroup:
 
     def _write(self, setting: limits.Setting) -> Operation:
         return write(f"{self.directories[setting.directory]}/{setting.file}", setting.value)
+
+    def _device_rules(self, rules: Sequence[str] | None, version: int) -> list[Operation]:
+        if rules is None or self._hierarchies.device_rules != version:
+            return []
+        if version == 1:
+            return [device_list(self.directories["devices"], rules)]
+        return [device_program(self.directories["unified"], rules)]
 
     def _enable(self, controllers: list[str], depth: int) -> list[Operation]:
         """v2: a cgroup has the controllers that the level above it enables (cgroup-v2.rst, "Enabling")."""

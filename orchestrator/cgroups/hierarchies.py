@@ -43,9 +43,19 @@ class Hierarchies:
         With a v2 hierarchy beside them, processor time (``cpu.stat``), freezing and killing are done there.
         """
         names = [v1_name(name) for name, version in self.versions.items() if version == 1]
+        names += ["devices"] if self.device_rules == 1 else []
         if self.unified is None:
             names += [name for name in _V1_WITHOUT_UNIFIED if name in self.v1]
         return {name: self.v1[name] for name in names}
+
+    @functools.cached_property
+    def device_rules(self) -> int | None:
+        """How it is ruled which devices a container may use: 1, v1's devices controller; 2, an eBPF program in
+        the v2 hierarchy; None, not at all.
+        """
+        if "devices" in self.v1:
+            return 1
+        return 2 if self.unified is not None and self.facts.device_programs else None
 
     def v2_enabled(self, resources: Resources) -> list[str]:
         """The controllers to enable level by level in v2: those that count use, others when they limit.

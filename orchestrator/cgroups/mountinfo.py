@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 #: v1 controllers that orch has a use for; a hierarchy of others (``net_cls``, ``name=systemd``) is left alone.
-V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb", "freezer"})
+V1_CONTROLLERS = frozenset(
+    {"cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb", "freezer", "devices"}
+)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 

@@ -30,10 +30,10 @@ def check() -> Iterator[Finding]:
     except OSError as error:
         yield missing("cgroups", f"{error.filename}: {error.strerror}", "mount a cgroup hierarchy")
         return
-    yield from judge(host.kind, host.controllers)
+    yield from judge(host.kind, host.controllers, host.hierarchies.device_rules)
 
 
-def judge(kind: str, controllers: frozenset[str]) -> Iterator[Finding]:
+def judge(kind: str, controllers: frozenset[str], device_rules: int | None) -> Iterator[Finding]:
     """Pure part of :func:`check`."""
     yield ok("cgroups", f"{kind}, controllers {', '.join(sorted(controllers)) or 'none'}")
     if lacking := {name: use for name, use in _CONTROLLERS.items() if name not in controllers}:
@@ -42,3 +42,9 @@ def judge(kind: str, controllers: frozenset[str]) -> Iterator[Finding]:
         if kind == "v1":
             where = "mount -t cgroup -o NAME none /sys/fs/cgroup/NAME (io is blkio there)"
         yield warning("cgroup controllers", f"can't be limited: {uses}", f"see {where}")
+    if device_rules is None:
+        yield warning(
+            "device rules",
+            "which devices a container opens is not limited: only nodes and capabilities keep it from others",
+            "mount v1's devices controller, or use a kernel with CONFIG_CGROUP_BPF and let orch have CAP_BPF",
+        )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from orchestrator.checks.finding import Finding, missing, number_of, ok, text_of, warning
 from orchestrator.checks.trial import attempt
+from orchestrator.runtime.userns import ACCOUNT, RANGE, host_ranges
 
 #: System call -> number (the same on all machines since Linux 5.0) and the first Linux that has it.
 _CALLS = {
@@ -24,6 +25,7 @@ _CONTAINER_NAMESPACES = ("mnt", "pid", "net", "uts", "ipc", "cgroup")
 _LATER_NAMESPACES = {"user": "CONFIG_USER_NS", "time": "CONFIG_TIME_NS"}
 #: Each container has one of each of its namespaces, and the kernel counts them per user.
 _MANY_NAMESPACES = 1000
+_MANY_RANGES = 100
 
 
 def check() -> Iterator[Finding]:
@@ -31,6 +33,7 @@ def check() -> Iterator[Finding]:
     yield ok("kernel", f"Linux {os.uname().release} ({os.uname().machine})")
     yield _system_calls()
     yield from _namespaces()
+    yield _ids()
     yield _seccomp()
     yield _security_modules()
 
@@ -87,6 +90,16 @@ def _namespaces() -> Iterator[Finding]:
             yield warning(f"{name} namespaces", "turned off", f"sysctl -w user.max_{name}_namespaces=100000")
         else:
             yield ok(f"{name} namespaces", "yes")
+
+
+def _ids() -> Finding:
+    """How many containers can have ids of their own."""
+    firsts = host_ranges()
+    remedy = f"give {ACCOUNT} some in /etc/subuid and /etc/subgid: {ACCOUNT}:1879048192:65536000"
+    if not firsts:
+        return warning("ids", "no range is left for containers, so they have the host's ids", remedy)
+    detail = f"for {len(firsts)} containers, {RANGE} each, from {min(firsts)} on"
+    return ok("ids", detail) if len(firsts) >= _MANY_RANGES else warning("ids", detail, remedy)
 
 
 def _option(name: str) -> str:

@@ -24,6 +24,7 @@ def check(instance: Instance) -> Iterator[Finding]:
     yield _socket(instance.socket)
     yield _space(instance.state_dir)
     yield _overlay(instance.state_dir)
+    yield _idmapped(instance.state_dir)
     yield _run_dir(instance.run_dir)
 
 
@@ -92,6 +93,17 @@ def _overlay(state_dir: str) -> Finding:
     return warning(
         "overlay", f"not tried without root ({state_dir} is on {kind})", "run `orch doctor` with sudo"
     )
+
+
+def _idmapped(state_dir: str) -> Finding:
+    """Whether containers' layers can be mounted with other ids than they have on the disk."""
+    if os.geteuid() != 0:
+        return warning("idmapped layers", "not tried without root", "run `orch doctor` with sudo")
+    if failure := attempt("idmap", nearest(state_dir)):
+        detail = f"{state_dir} ({_kind(state_dir)}): {failure}; so containers have the host's ids"
+        remedy = 'Linux 5.19 with ORCH_STATE_DIR on ext4, xfs or btrfs, and /usr as well for image "host"'
+        return warning("idmapped layers", detail, remedy)
+    return ok("idmapped layers", f"work at {state_dir}: root of a container is nobody outside")
 
 
 def _run_dir(run_dir: str) -> Finding:

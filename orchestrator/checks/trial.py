@@ -14,6 +14,9 @@ import tempfile
 from collections.abc import Callable
 
 from orchestrator.kernel import netlink, syscalls
+from orchestrator.runtime.child_namespaces import Holder
+from orchestrator.runtime.idmap import render
+from orchestrator.runtime.userns import RANGE
 
 _SECONDS = 20.0
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg, rtnetlink(7)
@@ -78,6 +81,33 @@ def _overlay(folder: str) -> None:
             syscalls.umount(f"{base}/merged")
 
 
+def _idmap(folder: str) -> None:
+    """As :func:`_overlay`, but of a folder that is mounted with the ids of a user namespace."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    mapping = render(((0, RANGE, RANGE),))
+    holder = Holder(syscalls.CLONE_NEWUSER)
+    holder.map_ids(mapping, mapping)
+    namespace = holder.open("user")
+    holder.end()
+    with tempfile.TemporaryDirectory(prefix=".orch-trial-", dir=folder) as base:
+        tree = syscalls.open_tree(base, syscalls.OPEN_TREE_CLONE)
+        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, user_namespace=namespace)
+        place = os.open(base, os.O_PATH)
+        syscalls.move_mount(tree, place)
+        try:
+            syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
+            syscalls.set_file_ids(RANGE, RANGE)
+            for name in ("lower", "upper", "work", "merged"):
+                os.mkdir(f"{base}/{name}")
+            data = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+            syscalls.mount("overlay", f"{base}/merged", "overlay", 0, data)
+            os.mkdir(f"{base}/merged/folder")
+        finally:
+            syscalls.set_file_ids(0, 0)
+            syscalls.umount(base, syscalls.MNT_DETACH)
+
+
 def _link(kind: str) -> None:
     """Make an interface of this kind."""
     syscalls.unshare(syscalls.CLONE_NEWNET)
@@ -103,6 +133,7 @@ def _nft(_: str) -> None:
 _TRIALS: dict[str, Callable[[str], None]] = {
     "namespaces": _namespaces,
     "overlay": _overlay,
+    "idmap": _idmap,
     "link": _link,
     "nft": _nft,
 }

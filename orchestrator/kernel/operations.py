@@ -7,8 +7,10 @@ Upper rooms compile operations (purely); whoever is in the right namespace perfo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from orchestrator.kernel import devices
 
 Operation = list[Any]
 
@@ -21,6 +23,16 @@ def mkdir(path: str, mode: int = 0o755) -> Operation:
 def write(path: str, text: str) -> Operation:
     """Write ``text`` to an existing (kernel) file in one write call."""
     return ["write", path, text]
+
+
+def device_list(directory: str, lines: Sequence[str]) -> Operation:
+    """Let the processes of a v1 cgroup use these devices and no others (:mod:`orchestrator.kernel.devices`)."""
+    return ["device-list", directory, list(lines)]
+
+
+def device_program(directory: str, lines: Sequence[str]) -> Operation:
+    """As :func:`device_list`, for a v2 cgroup: by an eBPF program."""
+    return ["device-program", directory, list(lines)]
 
 
 def netlink_configure(network: dict[str, Any]) -> Operation:
@@ -58,14 +70,22 @@ def _describe_netlink_configure(network: dict[str, Any]) -> str:
     return netlink.describe_configure(network)
 
 
+def _describe_devices(directory: str, lines: Sequence[str]) -> str:
+    return f"allow devices {', '.join(lines) or 'none'}{' and no others' if lines else ''} in {directory}"
+
+
 PERFORM: dict[str, Callable[..., None]] = {
     "mkdir": _mkdir,
     "write": _write,
+    "device-list": devices.set_list,
+    "device-program": devices.set_program,
     "netlink-configure": _netlink_configure,
 }
 DESCRIBE: dict[str, Callable[..., str]] = {
     "mkdir": lambda path, mode: f"mkdir {path} {mode:04o}",
     "write": lambda path, text: f"write {text!r} to {path}",
+    "device-list": _describe_devices,
+    "device-program": lambda directory, lines: _describe_devices(directory, lines) + ", by an eBPF program",
     "netlink-configure": _describe_netlink_configure,
 }
 

@@ -79,6 +79,7 @@ _NS_GET_PARENT = 0xB702
 # linux/keyctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
+_BPF = {"x86_64": 321, "aarch64": 280}
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
@@ -253,8 +254,23 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _check(_libc.capset(header, data))
 
 
+def permitted_capabilities() -> int:
+    """The calling thread's permitted set, as a bit mask (capget(2), version 3)."""
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(struct.pack("Ii", 0x20080522, 0), data))
+    sets = struct.unpack("6I", data.raw)
+    return int(sets[1] | sets[4] << 32)
+
+
 def statfs_type(fd: int) -> int:
     """The magic number of the file system that ``fd`` is on (fstatfs(2))."""
     buffer = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, buffer))
     return int(struct.unpack_from("l", buffer)[0])
+
+
+def bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """bpf(2): the result, a descriptor or 0, and the attributes as the kernel left them."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = _syscall(_BPF[os.uname().machine], command, buffer, ctypes.c_uint(len(attributes)))
+    return _check(result), buffer.raw

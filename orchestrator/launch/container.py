@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from orchestrator.cgroups.group import Cgroup
+from orchestrator.devices import Node
 from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
 from orchestrator.network.model import Network, PublishedPort
@@ -62,6 +63,8 @@ class Container:
     resolv_conf: str = ""
     #: Set when everything that its latest run wrote is in its log.
     log_closed: asyncio.Event | None = None
+    #: The devices that its latest run was given.
+    nodes: tuple[Node, ...] = ()
     #: The launch program of its latest start.
     program: Program | None = None
 

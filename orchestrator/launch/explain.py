@@ -26,6 +26,8 @@ def explain(what: str, image: str, failure: ProgramFailed) -> LaunchError:
         return _explain_exec(what, image, operation, failure)
     if name == "overlay":
         cause, remedy = _explain_overlay(operation, image, failure)
+    elif name == "device-list" and failure.path:
+        cause, remedy = f"write {failure.path}: {_errno_text(failure)}", _remedy(name, failure.errno)
     else:
         cause, remedy = f"{_short(operation)}: {_errno_text(failure)}", _remedy(name, failure.errno)
     return LaunchError(what, cause, remedy, failure.status)
@@ -99,8 +101,16 @@ def _remedy(name: str, number: int) -> str:
         return "a process is needed for a moment to make them: resources.pids must be at least 2"
     if name in ("open-tree", "idmap-folders") and number == errno.EINVAL:
         return 'its file system cannot be mounted with other ids: set userns = "host" for the service'
+    if name == "privileges" and number == errno.EPERM:
+        return "orch itself lacks a capability that cap_add names"
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
+    if name == "device-list" and number == errno.EPERM:
+        return "the cgroup that orch runs in does not allow it either, as its devices.list shows"
+    if name == "device-program" and number == errno.EPERM:
+        return "orch needs CAP_BPF and CAP_NET_ADMIN, and no cgroup above may forbid further programs"
+    if name == "nodes" and number == errno.EPERM:
+        return "orch needs CAP_MKNOD"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):
         return "the mount's target cannot be made inside another mount; mount it elsewhere"
     if name in ("files", "mount", "mask", "read-only", "tmpfs") and number in (errno.ELOOP, errno.EXDEV):

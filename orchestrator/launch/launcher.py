@@ -146,6 +146,7 @@ class Launcher:
         begin = time.perf_counter()
         what = f'cannot start "{container.name}"'
         container.neighbours = self._neighbours(container)
+        await self._rootfs.find_devices(container)
         network = self._network.contribute(container)
         namespaces, slots = self._share(container, network)
         terminal = attached.terminal if attached else None
@@ -291,13 +292,14 @@ class Launcher:
         return child
 
     def limit(self, container: Container, spec: ServiceSpec) -> None:
-        """Change the limits of a running container.
+        """Change the limits and the device rules of a running container.
 
         :raises LaunchError: naming the file that refused; the container then keeps its old limits or some new.
         """
+        rules = self._cgroup.device_rules(container, spec)
         try:
             perform(self._cgroup.parents(container.cgroup, spec))
-            perform(container.cgroup.compile_update(container.spec.resources, spec.resources))
+            perform(container.cgroup.compile_update(container.spec.resources, spec.resources, rules=rules))
         except OSError as error:
             raise LaunchError(
                 f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from orchestrator import capabilities, devices
+from orchestrator.cgroups.devices import rules
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.errors import LaunchError
 from orchestrator.kernel.operations import Operation
@@ -43,13 +46,14 @@ class CgroupStage:
         service has only one thread.
         """
         cgroup, resources = container.cgroup, container.spec.resources
+        allowed = self.device_rules(container, container.spec)
         parents = self.parents(cgroup, container.spec)
         unified = cgroup.directories.get("unified", "").removesuffix(cgroup.path)
         early = [operation for operation in parents if unified and operation[1].startswith(unified)]
         late = [operation for operation in parents if operation not in early]
         return CgroupPart(
-            prepare=early + cgroup.compile_prepare(resources),
-            enter=late + cgroup.compile_enter(resources),
+            prepare=early + cgroup.compile_prepare(resources, rules=allowed),
+            enter=late + cgroup.compile_enter(resources, rules=allowed),
             clone_into=cgroup.clone_into,
         )
 
@@ -57,6 +61,11 @@ class CgroupStage:
         """What is still to be done for the levels above a container's cgroup."""
         operations = cgroup.compile_parents(spec.resources, spec.replicas)
         return [operation for operation in operations if self._done.get(operation[1]) != operation]
+
+    def device_rules(self, container: Container, spec: ServiceSpec) -> list[str]:
+        """The devices that it may use."""
+        held = capabilities.granted(spec.cap_add, spec.cap_drop)
+        return rules(container.nodes, spec.device_cgroup_rules, "MKNOD" in held)
 
     def entered(self, container: Container) -> None:
         """A container was born in its cgroup, so all its parents are as they should be."""
@@ -99,6 +108,25 @@ class RootfsStage:
         with open(container.hosts_file, "w", encoding="utf-8") as file:
             file.write(hosts)
 
+    async def find_devices(self, container: Container) -> None:
+        """Look at the host's devices that it is given, as they are now; in a thread, if there are any.
+
+        :raises LaunchError: when one is not there.
+        """
+        if not container.spec.devices:
+            container.nodes = ()
+            return
+        what = f'cannot start "{container.name}"'
+        try:
+            container.nodes = await asyncio.to_thread(
+                lambda: tuple(node for each in container.spec.devices for node in devices.find(each))
+            )
+        except ValueError as error:
+            raise LaunchError(what, f"devices: {error}") from None
+        except OSError as error:
+            cause = f"device {error.filename}: {errno.errorcode.get(error.errno or 0)}: {error.strerror}"
+            raise LaunchError(what, cause, "load the driver that makes it, or leave it out") from None
+
     def rewrite_hosts(self, container: Container, hosts: str) -> None:
         """Change the names the container knows, while it runs: the file stays the same file."""
         container.hosts = hash(hosts)
@@ -123,6 +151,7 @@ class RootfsStage:
             layers=container.layers,
             binds=tuple(binds),
             files={target: text for target, text in own.items() if target not in targets},
+            nodes=container.nodes,
         )
 
     async def remove(self, container: Container) -> None:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from orchestrator import devices
 from orchestrator.manifest.values import cpus_of
 from orchestrator.spec import Port, ProjectSpec, ServiceSpec
 
@@ -38,7 +39,12 @@ def host_problems(project: ProjectSpec) -> list[HostProblem]:
     return [
         HostProblem(service.name, keys, text)
         for service in project.services.values()
-        for check in (_cpu_problems(service, online), _path_problems(service), _device_problems(service))
+        for check in (
+            _cpu_problems(service, online),
+            _path_problems(service),
+            _disk_problems(service),
+            _device_problems(service),
+        )
         for keys, text in check
     ]
 
@@ -104,7 +110,7 @@ def _path_problems(service: ServiceSpec) -> _Found:
             yield ("mounts", index), f'"{mount.source}" does not exist (make it, or add create = true)'
 
 
-def _device_problems(service: ServiceSpec) -> _Found:
+def _disk_problems(service: ServiceSpec) -> _Found:
     for index, limit in enumerate(service.resources.io):
         try:
             mode = os.stat(limit.device).st_mode
@@ -113,6 +119,17 @@ def _device_problems(service: ServiceSpec) -> _Found:
             continue
         if not stat.S_ISBLK(mode):
             yield ("resources", "io", index), f'"{limit.device}" is not a block device'
+
+
+def _device_problems(service: ServiceSpec) -> _Found:
+    for index, device in enumerate(service.devices):
+        try:
+            devices.find(device)
+        except ValueError as error:
+            yield ("devices", index), str(error)
+        except OSError as error:
+            remedy = "load the driver that makes it, or leave it out"
+            yield ("devices", index), f'"{device.source}": {error.strerror} ({remedy})'
 
 
 def _list_format(cpus: set[int]) -> str:

@@ -222,6 +222,8 @@ def _report_host(found: _Definitions, problems: Iterable[host.HostProblem]) -> N
         match keys:
             case ("mounts", int(index)):
                 draft.mounts[index][0].problem(text)
+            case ("devices", int(index)):
+                draft.devices[index][0].problem(text)
             case ("ports", int(index)):
                 draft.ports[index][0].problem(text)
             case ("resources", "io", int(index)):

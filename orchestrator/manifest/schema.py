@@ -149,6 +149,33 @@ MOUNT_TABLE = Then(
 )
 MOUNT = Forms(_text('a string such as "data:/var/lib/data:ro"', values.volume), MOUNT_TABLE)
 
+DEVICE_TABLE = Then(
+    Table(
+        "a table",
+        [
+            Key(
+                "source",
+                _text("a path of the host", values.device_source),
+                "The host's device, or a folder of them.",
+                required=True,
+            ),
+            Key(
+                "target",
+                _text("a path in the container", values.device_target),
+                "Absolute path in the container (default: the same).",
+            ),
+            Key(
+                "permissions",
+                _text("letters of r, w and m", values.device_permissions),
+                "What may be done with it: read, write, make nodes.",
+                default="rwm",
+            ),
+        ],
+    ),
+    values.device_table,
+)
+DEVICE = Forms(_text('a device such as "/dev/fuse"', values.device_entry), DEVICE_TABLE)
+
 _CONDITION = Choice(
     *Condition,
     synonyms={
@@ -453,6 +480,16 @@ _SERVICE_KEYS = [
         "tmpfs",
         ListOf(_text("a string", values.tmpfs), "a path or a list of paths", placed=True, or_one=True),
         'File systems in memory, such as "/run:size=64M,mode=1777".',
+    ),
+    Key(
+        "devices",
+        ListOf(DEVICE, "a list of devices", placed=True),
+        'Devices of the host, such as "/dev/fuse", "/dev/sda:/dev/xvda:r" or a table.',
+    ),
+    Key(
+        "device_cgroup_rules",
+        ListOf(_text("a rule", values.device_rule), "a list of rules", spread=True),
+        'Further devices that may be used once they are there, such as "c 226:* rw".',
     ),
     Key("read_only", BOOLEAN, "Whether the root file system may not be written to.", default=False),
     Key(

@@ -17,6 +17,7 @@ from orchestrator.spec import (
     HOST,
     Attachment,
     Dependency,
+    Device,
     ExecCheck,
     Healthcheck,
     HttpCheck,
@@ -37,6 +38,7 @@ DEFAULT_NETWORK = "default"
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
+    "device_cgroup_rules",
     "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "mnt", "pid", "ipc", "uts",
     "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add",
 )  # fmt: skip
@@ -104,6 +106,11 @@ class Draft:
         return (*self.values.get("volumes", ()), *self.values.get("tmpfs", ()))
 
     @property
+    def devices(self) -> tuple[tuple[Place, Device], ...]:
+        """Its devices, with their places."""
+        return tuple(self.values.get("devices", ()))
+
+    @property
     def networks(self) -> tuple[tuple[Place, Attachment], ...]:
         """Its networks, with their places; empty when it is not on a bridge."""
         if self.values.get("network_mode", "bridge") != "bridge":
@@ -140,6 +147,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
         environment=_environment(draft, draft.name in active),
         ports=tuple(port for _, port in draft.ports),
         mounts=mounts,
+        devices=tuple(device for _, device in draft.devices),
         networks=tuple(attachment for _, attachment in draft.networks),
         depends_on=tuple(
             dependency
@@ -160,7 +168,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
     _check_program(draft, spec)
     _check_network_mode(draft, spec)
     check_namespaces(draft, spec)
-    _check_targets(draft, mounts)
+    _check_targets(draft)
     return spec
 
 
@@ -329,9 +337,10 @@ def _check_network_mode(draft: Draft, spec: ServiceSpec) -> None:
             )
 
 
-def _check_targets(draft: Draft, mounts: tuple[Mount, ...]) -> None:
+def _check_targets(draft: Draft) -> None:
     taken: dict[str, Place] = {}
-    for (place, _), mount in zip(draft.mounts, mounts, strict=True):
-        if mount.target in taken:
-            place.problem(f'"{mount.target}" is mounted on already, at {taken[mount.target]}')
-        taken.setdefault(mount.target, place)
+    entries: tuple[tuple[Place, Mount | Device], ...] = (*draft.mounts, *draft.devices)
+    for place, entry in entries:
+        if entry.target in taken:
+            place.problem(f'"{entry.target}" is mounted on already, at {taken[entry.target]}')
+        taken.setdefault(entry.target, place)

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator import capabilities
 from orchestrator.ids import NAME
 from orchestrator.manifest.place import hint
-from orchestrator.spec import IdMapping, Mount, Port, Ulimit
+from orchestrator.spec import Device, IdMapping, Mount, Port, Ulimit
 from orchestrator.units import format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
@@ -39,6 +39,9 @@ _CPUSET = re.compile(r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*")
 _MAX_CPU = 8191  # NR_CPUS in arch/x86/Kconfig
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
 _DEVICE = re.compile(r"/dev/[^\0]+")
+_DEVICE_RULE = re.compile(r"([abc]) (\d+|\*):(\d+|\*) ([a-z]+)")
+#: linux/kdev_t.h: 12 bits for the major number, 20 for the minor.
+_MAX_MAJOR, _MAX_MINOR = 4095, 1048575
 _PORT = re.compile(r"(?:(?:(\[[^]]*\]|[^:]*):)?([0-9-]*):)?([0-9-]+)(?:/(.*))?")
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _MODE = re.compile(r"[0-7]{1,4}")
@@ -496,6 +499,76 @@ def tmpfs(value: str) -> Mount:
         else:
             raise ValueError(f'"{option}" is not an option of a tmpfs (allowed: size=, mode=, ro, rw)')
     return Mount(type="tmpfs", target=mount_target(target), **values)
+
+
+#: What orch itself makes in /dev and needs to be as it is: paths are masked with /dev/null.
+_OWN_DEVICES = frozenset(
+    f"/dev/{name}" for name in ("fd", "mqueue", "null", "ptmx", "pts", "shm", "stderr", "stdin", "stdout")
+)
+
+
+def device_source(value: str) -> str:
+    """The path of a device of the host, or of a folder of them."""
+    if not value.startswith("/"):
+        kind = (
+            "the name of a CDI device, which orch does not know" if "=" in value else "not an absolute path"
+        )
+        raise ValueError(f'"{value}" is {kind} (write the path of a device, like "/dev/fuse")')
+    return container_path(value)
+
+
+def device_target(value: str) -> str:
+    """Where a device may appear: as a mount, but not in place of what orch makes in /dev."""
+    path = mount_target(value)
+    if path in _OWN_DEVICES:
+        raise ValueError(f'every container has a "{path}" of its own (choose another target)')
+    return path
+
+
+def device_permissions(value: str) -> str:
+    """Letters of ``rwm``, each once, in this order."""
+    if not value or len(set(value)) != len(value) or not set(value) <= set("rwm"):
+        raise ValueError(
+            f'"{value}" are not permissions of a device (allowed: "r", "w" and "m", each once, like "rw")'
+        )
+    return "".join(sorted(value, key="rwm".index))
+
+
+def device_entry(value: str) -> Device:
+    """A device in short syntax: ``source[:target][:permissions]``."""
+    source, *rest = value.split(":")
+    if len(rest) > 2:
+        raise ValueError(
+            f'"{value}" has too many parts (write source:target:permissions; for paths with ":" a table)'
+        )
+    values = {"source": device_source(source)}
+    if rest and (len(rest) == 2 or rest[0].startswith("/")):
+        values["target"] = device_target(rest.pop(0))
+    if rest:
+        values["permissions"] = device_permissions(rest[0])
+    return device_table(values)
+
+
+def device_table(values: dict[str, str]) -> Device:
+    """A device in long syntax; its target is its source if there is none."""
+    return Device(**{"target": device_target(values.get("target", values["source"])), **values})
+
+
+def device_rule(value: str) -> tuple[str, ...]:
+    """A rule of the devices cgroup, ``c 1:3 rwm``; one that is for all types becomes one for each."""
+    match = _DEVICE_RULE.fullmatch(value)
+    if match is None:
+        raise ValueError(
+            f'"{value}" is not a rule for devices (write type major:minor permissions, like "c 226:* rw"; '
+            "type is c, b or a)"
+        )
+    kind, major, minor, letters = match.groups()
+    permissions = device_permissions(letters)
+    numbers = [
+        number if number == "*" else str(integer(number, 0, most))
+        for number, most in ((major, _MAX_MAJOR), (minor, _MAX_MINOR))
+    ]
+    return tuple(f"{each} {':'.join(numbers)} {permissions}" for each in ("bc" if kind == "a" else kind))
 
 
 def restart(value: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from orchestrator.spec import NetworkSpec, ServiceSpec
 #: ``labels`` are only recorded, and so is ``depends_on``: a new dependency is for the next start to wait for.
 IN_PLACE = frozenset(
     {
-        "depends_on", "expose", "healthcheck", "labels", "logging", "resources", "restart",
-        "stop_grace_period", "stop_signal",
+        "depends_on", "device_cgroup_rules", "expose", "healthcheck", "labels", "logging", "resources",
+        "restart", "stop_grace_period", "stop_signal",
     }
 )  # fmt: skip
 #: Says how many containers there are, and nothing of any one of them.

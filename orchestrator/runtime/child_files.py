@@ -41,6 +41,7 @@ from orchestrator.kernel.syscalls import (
     umount,
 )
 from orchestrator.runtime.child import Child
+from orchestrator.runtime.idmap import outside
 
 _MAX_LINKS = 40  # as the kernel has it (path_resolution(7))
 
@@ -206,6 +207,23 @@ def _sysctl(child: Child, key: str, value: str) -> None:
             set_file_ids(owner, child.host_gid(0))
 
 
+def _nodes(child: Child, nodes: list[tuple[str, str, int, int, int, int, int]]) -> None:
+    """Device nodes in memory, each to be mounted where it belongs, whatever ``nodev`` mount that is on. They are
+    made where /proc is about to be mounted. They have the host's owners, by the container's numbers.
+    """
+    _mount(child, "tmpfs", "/proc", MS_NOSUID | MS_NOEXEC, "mode=755,size=256k")
+    os.umask(0)
+    for slot, kind, major, minor, mode, uid, gid in nodes:
+        path = f"/proc/{slot}"
+        os.mknod(path, mode | (stat.S_IFBLK if kind == "b" else stat.S_IFCHR), os.makedev(major, minor))
+        owner, group = outside(child.uid_map, uid), outside(child.gid_map, gid)
+        if owner is not None and group is not None:  # else it is left to root of the container
+            os.chown(path, owner, group)
+        child.slots[slot] = open_tree(path, OPEN_TREE_CLONE)
+    os.umask(0o022)
+    umount("/proc", MNT_DETACH)
+
+
 def _mask(child: Child, path: str) -> None:
     try:
         info = os.lstat(path)
@@ -249,6 +267,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "files": _files,
     "devices": _devices,
     "sysctl": _sysctl,
+    "nodes": _nodes,
     "mask": _mask,
     "read-only": _read_only,
     "read-only-roots": _read_only_roots,

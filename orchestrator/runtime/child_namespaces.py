@@ -57,7 +57,7 @@ def _proc_folder(pidfd: int) -> str:
         return "/proc/" + next(line for line in file if line.startswith(b"Pid:")).split()[1].decode()
 
 
-class _Holder:
+class Holder:
     """A process that has made namespaces and waits to be killed.
 
     :param user_namespace: it goes into this one first; -1 for the host's, in which case it may make one.
@@ -140,7 +140,7 @@ def _namespaces(
     :param give: whether the service shall get the new network namespace.
     """
     flags = sum(_FLAGS[kind] for kind in kinds)
-    holder = _Holder(flags | (CLONE_NEWUSER if maps else 0), child.user_namespace)
+    holder = Holder(flags | (CLONE_NEWUSER if maps else 0), child.user_namespace)
     if maps:
         holder.map_ids(*maps)
         child.user_namespace = holder.open("user")
@@ -181,7 +181,7 @@ def _mount_map(child: Child, slot: str, root: str, user: str, uid: int, gid: int
     finally:
         os.close(place)
     child.host_uid(account.uid), child.host_gid(account.gid)  # says so if there is none
-    holder = _Holder(CLONE_NEWUSER)
+    holder = Holder(CLONE_NEWUSER)
     holder.map_ids(
         render(for_owner(child.uid_map, account.uid, uid)), render(for_owner(child.gid_map, account.gid, gid))
     )

@@ -15,6 +15,7 @@ from orchestrator.kernel.syscalls import (
     PR_SET_NO_NEW_PRIVS,
     capset,
     drop_from_bounding_set,
+    permitted_capabilities,
     prctl,
 )
 from orchestrator.runtime.accounts import find_account
@@ -66,12 +67,18 @@ def _adopt(child: Child, target: str) -> None:
         os.close(fd)
 
 
-def _privileges(child: Child, capabilities: int, ambient: int, last: int, no_new_privileges: bool) -> None:
+def _privileges(
+    child: Child, capabilities: int, ambient: int, last: int, no_new_privileges: bool, optional: int
+) -> None:
     """Become the user, with at most ``capabilities`` (a bit mask) now and ever after.
+
+    Those of them that are ``optional`` are left out where orch does not have them itself.
 
     Root holds them. Another user holds only ``ambient``, which its programs keep, whoever their files belong to
     (capabilities(7)); the inheritable set is empty otherwise, so that files with inheritable capabilities give none.
     """
+    lacking = optional & ~permitted_capabilities()
+    capabilities, ambient = capabilities & ~lacking, ambient & ~lacking
     drop_from_bounding_set(number for number in range(last + 1) if not capabilities >> number & 1)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     uid, gid = child.user

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import capabilities
+from orchestrator.devices import Node
 from orchestrator.kernel import operations as plain
 from orchestrator.kernel.operations import Operation
 from orchestrator.kernel.syscalls import (
@@ -45,6 +46,7 @@ class RootfsPart:
     :param root: an empty folder of the host to build on; each child has it to itself, in its mount namespace.
     :param directory: of the writable layers, made with them on the first start.
     :param files: small files of the container's own, by target.
+    :param nodes: the devices that it is given.
     """
 
     root: str
@@ -52,6 +54,7 @@ class RootfsPart:
     layers: tuple[rootfs.Layer, ...]
     binds: tuple[rootfs.Bind, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +132,14 @@ def _become(
     """From root of the host to the container's user; ``enter`` is the way into its user namespace."""
     held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
     ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
+    named = capabilities.mask(set(spec.cap_add) - {"ALL"})
     return [
         ["environment", environment],
         ["work", working_dir or "/"],
         ["user", user or "0:0", terminal, list(spec.group_add)],
         *enter,
         *(["adopt", target] for target in volumes),
-        ["privileges", held, ambient, last_capability, spec.no_new_privileges],
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["tidy"],
         ["die-with-parent"],
     ]
@@ -228,8 +232,9 @@ def compile_start(
             files.root, files.directory, files.layers, files.binds, maps, spec.user
         )
         operations.append(["files", files.files])
+        operations += rootfs.make_nodes(files.nodes)
         operations += rootfs.default_mounts(maps)
-        operations += rootfs.attach_mounts(files.binds, tmpfs)
+        operations += rootfs.attach_mounts(files.binds, tmpfs, files.nodes)
     operations.append(["stage", "rootfs"])
     if network.wait:
         operations.append(["wait"])
@@ -326,7 +331,8 @@ def compile_host_command(argv: Sequence[str], environment: dict[str, str]) -> Pr
 
 
 def _names(bits: int) -> str:
-    return ",".join(capabilities.names(bits)) or "none"
+    names = capabilities.names(bits)
+    return "all" if len(names) == len(capabilities.NUMBERS) else ",".join(names) or "none"
 
 
 def _describe_map(text: str) -> str:
@@ -374,6 +380,10 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
     "attach-tree": lambda slot, target: f"mount {slot} on {target}",
     "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
+    "nodes": lambda nodes: (
+        "make devices "
+        + ", ".join(f"{slot} ({kind} {major}:{minor})" for slot, kind, major, minor, *_ in nodes)
+    ),
     "mask": lambda path: f"mask {path}",
     "read-only": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
@@ -383,7 +393,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "work": lambda path: f"change to working folder {path}",
     "user": lambda user, terminal, groups: f"find user {user}" + (f" and groups {groups}" if groups else ""),
     "adopt": lambda path: f"own {path} if it is a new volume",
-    "privileges": lambda bits, ambient, last, no_new_privileges: (
+    "privileges": lambda bits, ambient, last, no_new_privileges, optional: (
         f"become that user, keep capabilities {_names(bits)}"
         + (f", ambient {_names(ambient)}" if ambient else "")
         + (", no_new_privs" if no_new_privileges else "")

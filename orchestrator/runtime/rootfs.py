@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.devices import Node
 from orchestrator.kernel.operations import Operation
 from orchestrator.kernel.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 from orchestrator.runtime.idmap import outside
@@ -95,6 +96,17 @@ def enter_root(
     return operations
 
 
+def make_nodes(nodes: Sequence[Node]) -> list[Operation]:
+    """Make the devices that the container is given; :func:`attach_mounts` puts them in place."""
+    if not nodes:
+        return []
+    made = [
+        [f"node{number}", node.kind, node.major, node.minor, node.mode, node.uid, node.gid]
+        for number, node in enumerate(nodes)
+    ]
+    return [["nodes", made]]
+
+
 def act_as(maps: IdMaps) -> Operation:
     """What is made from now on belongs to root of the container."""
     return ["act-as", maps.uid, maps.gid]
@@ -115,10 +127,15 @@ def default_mounts(maps: IdMaps | None = None) -> list[Operation]:
     ]
 
 
-def attach_mounts(binds: Sequence[Bind], tmpfs: Sequence[Mount]) -> list[Operation]:
-    """Put binds and tmpfs in place, outer targets before inner ones."""
+def attach_mounts(
+    binds: Sequence[Bind], tmpfs: Sequence[Mount], nodes: Sequence[Node] = ()
+) -> list[Operation]:
+    """Put binds, tmpfs and devices in place, outer targets before inner ones."""
     attach: list[tuple[str, Operation]] = [
         (bind.target, ["attach-tree", f"bind{number}", bind.target]) for number, bind in enumerate(binds)
+    ]
+    attach += [
+        (node.target, ["attach-tree", f"node{number}", node.target]) for number, node in enumerate(nodes)
     ]
     for mount in tmpfs:
         options = [f"mode={mount.mode if mount.mode is not None else 0o1777:o}"]

@@ -209,12 +209,12 @@ class Supervisor:
         return await self._launcher.exec(self.container, self.process, request)
 
     def update(self, spec: ServiceSpec) -> None:
-        """Change in place what can be changed in place: limits, policy, health check, labels.
+        """Change in place what can be changed in place: limits, device rules, policy, health check, labels.
 
         :raises LaunchError: when the kernel refuses a limit.
         """
         old = self.spec
-        if spec.resources != old.resources:
+        if (spec.resources, spec.device_cgroup_rules) != (old.resources, old.device_cgroup_rules):
             if self.state in ALIVE:
                 self._launcher.limit(self.container, spec)
             else:

@@ -53,20 +53,7 @@ def start(instance: Instance, scale: Scale) -> list[Result]:
     instance.up("one", instance.service("web"))
     instance.probe.wait()
     stages: dict[str, list[float]] = {}
-    known = {container.id for container in instance.containers("one")}
-
-    def orch() -> float:
-        began = time.perf_counter()
-        stream = instance.client.scale("one", {"web": 2})
-        instance.probe.wait()
-        seconds = time.perf_counter() - began
-        finish(stream)
-        (new,) = [one for one in instance.containers("one") if one.id not in known]
-        for stage in instance.client.inspect(new.id, "one").stages:
-            stages.setdefault(stage.name, []).append(stage.seconds)
-        finish(instance.client.scale("one", {"web": 1}))
-        return seconds * MS
-
+    orch = _scaler(instance, "one", stages)
     with Crun(instance.base, instance.rootfs) as crun:
         bundle = crun.bundle("true", "/bin/true")
         ours, peers = interleave(scale.starts, orch, lambda: crun.run(bundle) * MS)
@@ -77,6 +64,56 @@ def start(instance: Instance, scale: Scale) -> list[Result]:
     for name, samples in stages.items():
         lines.append(from_samples("start", f"  stage {name}", [one * MS for one in samples], "ms"))
     return lines
+
+
+#: From what the kernel isolates by itself to the default, guard by guard: name -> keys of the manifest.
+GUARDS = {
+    "namespaces and cgroups alone": "userns = 'host'\nseccomp = 'unconfined'\nunmask = 'all'",
+    "+ masked and read-only paths": "userns = 'host'\nseccomp = 'unconfined'",
+    "+ seccomp": "userns = 'host'",
+    "+ user namespace, idmapped mounts: the default": "",
+}
+
+
+@benchmark
+def isolation(instance: Instance, scale: Scale) -> list[Result]:
+    """What each guard costs a start: one more replica each time, until its program has exec'd, in turns."""
+    measures = []
+    stages: dict[str, dict[str, list[float]]] = {}
+    for number, (guard, keys) in enumerate(GUARDS.items()):
+        project = f"guard{number}"
+        instance.up(project, instance.service("web", more=keys))
+        instance.probe.wait()
+        measures.append(_scaler(instance, project, stages.setdefault(guard, {})))
+    samples = dict(zip(GUARDS, interleave(scale.starts, *measures), strict=True))
+    results = [from_samples("isolation", guard, times, "ms") for guard, times in samples.items()]
+    first, *_, last = samples.values()
+    extra = sorted(full - plain for plain, full in zip(first, last, strict=True))
+    results.append(from_samples("isolation", "  all guards together (median of pairs)", extra, "ms", 3.0))
+    for name in next(iter(stages.values())):
+        medians = [sorted(known[name])[len(known[name]) // 2] * MS for known in stages.values()]
+        text = " -> ".join(f"{median:.2f}" for median in medians)
+        results.append(Result("isolation", f"  stage {name}: {text}", medians[-1], "ms"))
+    return results
+
+
+def _scaler(instance: Instance, project: str, stages: dict[str, list[float]]) -> Callable[[], float]:
+    """Starts one more replica and removes it; milliseconds until it ran."""
+    known = {container.id for container in instance.containers(project)}
+
+    def measure() -> float:
+        began = time.perf_counter()
+        stream = instance.client.scale(project, {"web": 2})
+        instance.probe.wait()
+        seconds = time.perf_counter() - began
+        finish(stream)
+        (new,) = [one for one in instance.containers(project) if one.id not in known]
+        for stage in instance.client.inspect(new.id, project).stages:
+            stages.setdefault(stage.name, []).append(stage.seconds)
+        finish(instance.client.scale(project, {"web": 1}))
+        return seconds * MS
+
+    return measure
 
 
 @benchmark

@@ -5,12 +5,29 @@ from pathlib import Path
 import pytest
 
 from orchestrator.checks.trial import attempt
+from support.sandbox import mount, umount
 
 pytestmark = pytest.mark.requires("root")
 
 
 def test_namespaces_can_be_left() -> None:
     assert attempt("namespaces") == ""
+
+
+def test_idmapped_layers_are_tried_without_a_trace(tmp_path: Path) -> None:
+    before = list(tmp_path.iterdir())
+    assert attempt("idmap", str(tmp_path)) == ""
+    assert list(tmp_path.iterdir()) == before
+    # An overlay cannot be mounted with other ids.
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    data = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    mount("none", str(tmp_path / "merged"), "overlay", 0, data)
+    try:
+        assert attempt("idmap", str(tmp_path / "merged")) == "Invalid argument"
+        assert list((tmp_path / "merged").iterdir()) == []
+    finally:
+        umount(str(tmp_path / "merged"))
 
 
 def test_an_overlay_is_tried_without_a_trace(tmp_path: Path) -> None:

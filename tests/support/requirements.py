@@ -85,6 +85,11 @@ def _cgroup_v1() -> str:
     return f"needs cgroup v1 hierarchies, lacks {', '.join(sorted(missing))}" if missing else ""
 
 
+def _cgroup_v1_devices() -> str:
+    controllers = {o for _, kind, options in _mounts() if kind == "cgroup" for o in options.split(",")}
+    return "" if "devices" in controllers else "needs v1's devices controller"
+
+
 def _unified_mounts() -> list[str]:
     return [point for point, kind, _ in _mounts() if kind == "cgroup2"]
 
@@ -108,6 +113,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "userns": _namespace("--user"),
     "overlay": Requirement(_overlay),
     "cgroup-v1": Requirement(_cgroup_v1, kind_of_host=True),
+    "cgroup-v1-devices": Requirement(_cgroup_v1_devices, kind_of_host=True),
     "cgroup-v2": Requirement(_cgroup_v2, kind_of_host=True),
     "cgroup-unified-core": Requirement(_cgroup_unified_core),
     "nft": _program("nft", "nftables"),

@@ -93,14 +93,21 @@ def test_system_calls_are_tried(number: int, present: bool) -> None:
 
 
 def test_a_lacking_controller_says_what_cannot_be_limited() -> None:
-    findings = list(cgroups.judge("v2", frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb"})))
+    findings = list(cgroups.judge("v2", frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb"}), 2))
     assert _status(findings) == {"cgroups": "ok", "cgroup controllers": "warning"}
     assert findings[1].detail == "can't be limited: io (io limits)"
 
 
 def test_all_controllers_are_enough() -> None:
     everything = frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb", "io"})
-    assert _status(list(cgroups.judge("hybrid", everything))) == {"cgroups": "ok"}
+    assert _status(list(cgroups.judge("hybrid", everything, 1))) == {"cgroups": "ok"}
+
+
+def test_a_host_that_cannot_rule_devices_is_told_so() -> None:
+    everything = frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb", "io"})
+    (_, finding) = cgroups.judge("v2", everything, None)
+    assert (finding.name, finding.status) == ("device rules", "warning")
+    assert "CONFIG_CGROUP_BPF" in finding.remedy
 
 
 def test_no_cgroups_at_all_is_fatal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from orchestrator.spec import (
     Attachment,
     Condition,
     Dependency,
+    Device,
     ExecCheck,
     Healthcheck,
     HttpCheck,
@@ -135,6 +136,12 @@ _MOUNTS = st.one_of(
         mode=_maybe(st.integers(0, 0o7777)),
     ),
 ).filter(lambda mount: not (mount.target + "/").startswith("/proc/"))
+_DEVICES = st.builds(
+    Device,
+    source=_PATHS.map(lambda path: "/dev" + path),
+    target=_PATHS.map(lambda path: "/dev/d" + path),  # none that is a mount's as well
+    permissions=st.sampled_from(["r", "w", "rw", "rwm"]),
+)
 _LIMITS = st.integers(0, 1000).flatmap(
     lambda soft: st.builds(Ulimit, soft=st.just(soft), hard=st.just(-1) | st.just(soft + 1))
 )
@@ -174,6 +181,8 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         ports=draw(_tuples(ports)) if mode == "bridge" else (),
         expose=draw(_tuples(st.sampled_from(["80", "53/udp"]))),
         mounts=draw(_tuples(_MOUNTS, unique_by=lambda mount: mount.target)),
+        devices=draw(_tuples(_DEVICES, unique_by=lambda device: device.target)),
+        device_cgroup_rules=draw(_tuples(st.sampled_from(["c 1:3 rwm", "b *:* m", "c 136:* r"]))),
         read_only=draw(st.booleans()),
         network_mode=mode,
         networks=joined,

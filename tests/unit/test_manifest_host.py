@@ -8,7 +8,7 @@ import pytest
 from orchestrator.errors import ManifestError
 from orchestrator.manifest.host import HostProblem, host_problems, port_problems
 from orchestrator.manifest.load import load
-from orchestrator.spec import IoLimit, Mount, Port, ProjectSpec, Resources, ServiceSpec
+from orchestrator.spec import Device, IoLimit, Mount, Port, ProjectSpec, Resources, ServiceSpec
 
 
 def _problems(service: ServiceSpec) -> list[str]:
@@ -47,7 +47,24 @@ def test_a_bind_source_must_exist_unless_it_is_created(tmp_path: Path) -> None:
     assert "does not exist (make it, or add create = true)" in problem
 
 
-def test_devices_must_be_block_devices() -> None:
+def test_devices_must_be_there_and_be_devices(tmp_path: Path) -> None:
+    def given(source: str) -> Device:
+        return Device(source=source, target="/x")
+
+    sources = ("/dev/null", "/dev/nothing", str(tmp_path / "file"), "/dev/.", str(tmp_path), "/dev/shm/none")
+    (tmp_path / "file").touch()
+    assert _problems(ServiceSpec(name="a", devices=tuple(map(given, sources)))) == [
+        'services.a.devices.1: "/dev/nothing": No such file or directory '
+        "(load the driver that makes it, or leave it out)",
+        f'services.a.devices.2: "{tmp_path}/file" is not a device (mount a file or folder with volumes)',
+        'services.a.devices.3: "/dev/." would give every device of the host (name those that are needed)',
+        f'services.a.devices.4: "{tmp_path}" is a folder outside of /dev (mount it with volumes, or name a device)',
+        'services.a.devices.5: "/dev/shm/none": No such file or directory '
+        "(load the driver that makes it, or leave it out)",
+    ]
+
+
+def test_disks_must_be_block_devices() -> None:
     limits = (IoLimit(device="/dev/nothing", read_bps=1), IoLimit(device="/dev/null", read_bps=1))
     missing, other = _problems(ServiceSpec(name="a", resources=Resources(io=limits)))
     assert missing == 'services.a.resources.io.0: "/dev/nothing": No such file or directory'
@@ -88,6 +105,10 @@ def test_load_says_where_it_is_written(tmp_path: Path) -> None:
             "./made:/made",
             { source = "./no", target = "/no" },
         ]
+        devices = [
+            "/dev/null:/dev/other",
+            "/dev/nothing",
+        ]
         [[services.a.resources.io]]
         device = "/dev/null"
         read_bps = 1
@@ -96,7 +117,7 @@ def test_load_says_where_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         load(str(path), environ={})
     assert [problem.removeprefix(f"{path}:").partition(": ")[0] for problem in caught.value.problems] == [
-        "4", "7", "10", "12",
+        "4", "7", "10", "14", "16",
     ]  # fmt: skip
     assert "defaults.resources.cpus: 5000 is more" in caught.value.problems[0]
     assert caught.value.problems[0].endswith('(in service "a")')

@@ -119,6 +119,7 @@ def test_change_recreates(key: str, value: object) -> None:
     ("key", "value"),
     [
         ("resources", Resources(memory=1 << 26)),
+        ("device_cgroup_rules", ("c 1:3 r",)),
         ("labels", {"a": "b"}),
         ("stop_grace_period", 3.0),
         ("depends_on", (Dependency(service="other"),)),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import capabilities
+from orchestrator.devices import Node
 from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
 from orchestrator.runtime import rootfs
 from orchestrator.runtime.child_operations import OPERATIONS
@@ -99,6 +101,28 @@ def test_inner_mounts_come_after_outer_ones() -> None:
     tmpfs = [op for op in program.operations if op[0] == "tmpfs"]
     assert [op[1] for op in tmpfs] == ["/a", "/a/b", "/a/b/c"]
     assert tmpfs[1][3] == "mode=700,size=4096"
+
+
+def test_devices_are_made_out_of_the_hosts_reach_and_mounted_after_what_they_are_in() -> None:
+    nodes = (
+        Node("/dev/fuse", "c", 10, 229, 0o600, 0, 0, "rw"),
+        Node("/data/disk", "b", 8, 0, 0o660, 0, 6, "r"),
+    )
+    files = dataclasses.replace(FILES, nodes=nodes)
+    spec = ServiceSpec(name="x", command=("a",), mounts=(Mount(type="tmpfs", target="/data"),))
+    program = compile_start(spec, "box", CGROUP, files, NetworkPart(new=True), 40)
+    made = ["nodes", [["node0", "c", 10, 229, 0o600, 0, 0], ["node1", "b", 8, 0, 0o660, 0, 6]]]
+    order = program.operations
+    proc = next(index for index, op in enumerate(order) if op[:3] == ["mount", "proc", "/proc"])
+    assert names(program).index("pivot-root") < order.index(made) < proc
+    tmpfs = next(index for index, op in enumerate(order) if op[:2] == ["tmpfs", "/data"])
+    assert tmpfs < order.index(["attach-tree", "node1", "/data/disk"])
+    assert ["attach-tree", "node0", "/dev/fuse"] in order
+    assert describe(made) == "make devices node0 (c 10:229), node1 (b 8:0)"
+
+
+def test_without_devices_no_node_is_made() -> None:
+    assert "nodes" not in names(compiled(ServiceSpec(name="x", command=("a",))))
 
 
 def test_exec_has_the_containers_privileges_and_no_more() -> None:
