@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.audit import exposure, files, kernel, namespaces, privileges
+from orchestrator.audit import confinement, devices, exposure, files, kernel, namespaces, privileges
 from orchestrator.audit.subject import Rule, Subject
 from orchestrator.views import FindingView, Severity
 
@@ -12,6 +12,7 @@ RULES: tuple[Rule, ...] = (
     kernel.id_maps,
     kernel.separate_namespaces,
     kernel.limits,
+    confinement.combinations,
     privileges.added_capabilities,
     privileges.new_privileges,
     privileges.host_groups,
@@ -26,6 +27,8 @@ RULES: tuple[Rule, ...] = (
     files.sockets,
     files.files_of_root,
     files.fellows,
+    devices.host_devices,
+    devices.device_rules,
     exposure.published_ports,
     exposure.secrets_in_environment,
     exposure.limits,

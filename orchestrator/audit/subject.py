@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator import capabilities
+from orchestrator.devices import Node
 from orchestrator.spec import HOST, PRIVATE, ServiceSpec
 from orchestrator.views import FindingView, IsolationView, Severity
 
@@ -19,10 +20,12 @@ class HostPaths:
 
     :param real: path -> the same without symbolic links, where it differs.
     :param sockets: paths that are Unix sockets.
+    :param nodes: path of ``devices`` -> the device nodes that it stands for.
     """
 
     real: Mapping[str, str] = field(default_factory=dict)
     sockets: frozenset[str] = frozenset()
+    nodes: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

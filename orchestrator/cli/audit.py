@@ -19,9 +19,7 @@ _STYLES = {
     Severity.INFO: "dim",
 }  # fmt: skip
 _WIDTH = 110
-_RESERVATION = (
-    "not running: this is what the manifest asks for; what this host makes of it shows when it runs"
-)
+_RESERVATION = "judged by the manifest; what this host makes of it shows when it runs"
 
 
 def _configure(parser: Parser) -> None:
@@ -113,7 +111,8 @@ def _at_least(findings: Sequence[FindingView], severity: Severity) -> bool:
 
 def report(views: list[AuditView], terminal: Terminal) -> list[str]:
     """The findings for people: containers with the same ones together, then how many there are."""
-    lines: list[str] = []
+    planned = any(not view.id for view in views)
+    lines = [terminal.style(_RESERVATION, "dim"), ""] if planned else []
     for names, findings in _together(views):
         lines += [terminal.style(plain(", ".join(names)), "bold")]
         for finding in findings:
@@ -125,12 +124,11 @@ def report(views: list[AuditView], terminal: Terminal) -> list[str]:
 def _together(views: list[AuditView]) -> list[tuple[list[str], list[FindingView]]]:
     groups: list[tuple[list[str], list[FindingView]]] = []
     for view in views:
-        name = view.name if view.id else f"{view.name} ({_RESERVATION})"
-        same = next((names for names, findings in groups if findings == view.findings and view.id), None)
+        same = next((names for names, findings in groups if findings == view.findings), None)
         if same is None:
-            groups.append(([name], view.findings))
+            groups.append(([view.name], view.findings))
         else:
-            same.append(name)
+            same.append(view.name)
     return groups
 
 
