@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from orchestrator import capabilities
 from orchestrator.audit.subject import Subject, finding
-from orchestrator.spec import HOST
 from orchestrator.views import FindingView, Severity
 
 CRITICAL, HIGH, MEDIUM, LOW, INFO = Severity
@@ -17,7 +16,7 @@ def combinations(subject: Subject) -> Iterator[FindingView]:
     if subject.own_ids:
         return
     held = _held(subject)
-    if "SYS_PTRACE" in held and subject.spec.pid == HOST:
+    if "SYS_PTRACE" in held and not subject.has("pid"):
         yield finding(
             CRITICAL, "cap_add, pid, userns",
             "SYS_PTRACE, the host's processes and the host's ids come together",

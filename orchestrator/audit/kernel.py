@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from orchestrator import capabilities
 from orchestrator.audit.subject import Extents, Subject, finding
-from orchestrator.spec import HOST, PRIVATE
+from orchestrator.spec import HOST
 from orchestrator.views import FindingView, IdMapView, Severity
 
 _REMEDY = "restart the container; if it says so again, report a bug of orch, with this line"
@@ -79,10 +79,9 @@ def separate_namespaces(subject: Subject) -> Iterator[FindingView]:
     if subject.force is None or subject.force.isolation.capabilities is None:
         return
     isolation = subject.force.isolation
-    promised = {"user": PRIVATE if subject.own_ids else HOST, **subject.spec.namespaces}
     for kind, mode in isolation.namespaces.items():
         key = {"net": "network_mode", "user": "userns"}.get(kind, kind)
-        if promised[kind] == HOST:
+        if not (subject.own_ids if kind == "user" else subject.has(kind)):
             continue
         if mode == HOST:
             yield _otherwise(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.audit.subject import Extents, Subject, finding
-from orchestrator.spec import HOST, Sharing
+from orchestrator.spec import Sharing
 from orchestrator.views import FindingView, Severity
 
 CRITICAL, HIGH, MEDIUM, LOW, INFO = Severity
@@ -16,7 +16,7 @@ ACCOUNTS = 1 << 16
 
 def user_namespace(subject: Subject) -> Iterator[FindingView]:
     """``userns = "host"``, or what came to it."""
-    if subject.own_ids or subject.spec.mnt == HOST:  # the latter is a matter of its own
+    if subject.own_ids or not subject.has("mnt"):  # the latter is a matter of its own
         return
     why = (
         "root in it is root to the kernel: whatever hole there is in any other wall is a hole to root of the host"
@@ -70,7 +70,7 @@ def _range(first: int, last: int) -> str:
 
 def host_mounts(subject: Subject) -> Iterator[FindingView]:
     """``mnt = "host"``."""
-    if subject.spec.mnt == HOST:
+    if not subject.has("mnt"):
         yield finding(
             CRITICAL if subject.is_root else HIGH,
             "mnt",
@@ -83,7 +83,7 @@ def host_mounts(subject: Subject) -> Iterator[FindingView]:
 
 def host_processes(subject: Subject) -> Iterator[FindingView]:
     """``pid = "host"``."""
-    if subject.spec.pid == HOST:
+    if not subject.has("pid"):
         yield finding(
             MEDIUM if subject.own_ids else HIGH,
             "pid",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator import capabilities
 from orchestrator.devices import Node
-from orchestrator.spec import HOST, PRIVATE, ServiceSpec
+from orchestrator.spec import HOST, ServiceSpec
 from orchestrator.views import FindingView, IsolationView, Severity
 
 #: First id inside, first id outside, how many.
@@ -51,18 +51,20 @@ class Subject:
     """A service of a manifest, or a container of it.
 
     :param force: None when nothing has been made yet; then what a spec leaves to orch counts as granted.
+    :param inherited: kinds of namespaces (``user`` too) that are the host's because those it shares are.
     """
 
     spec: ServiceSpec
     host: HostPaths = HostPaths()
     force: InForce | None = None
+    inherited: frozenset[str] = frozenset()
 
     @property
     def own_ids(self) -> bool:
         """Whether its ids are not the host's, because it has a user namespace."""
         if self.force:
             return bool(self.force.uid_map)
-        return self.spec.userns.mode != HOST and self.spec.mnt != HOST
+        return self.spec.userns.mode != HOST and self.has("mnt") and "user" not in self.inherited
 
     @property
     def is_root(self) -> bool:
@@ -76,16 +78,26 @@ class Subject:
 
     def has(self, kind: str) -> bool:
         """Whether its namespace of this kind is not the host's."""
-        return self.spec.namespaces[kind] != HOST
+        return self.spec.namespaces[kind] != HOST and kind not in self.inherited
 
     def real(self, path: str) -> str:
         """A path of the host without symbolic links, as far as that is known."""
         return self.host.real.get(path, path)
 
-    @property
-    def shares(self) -> bool:
-        """Whether any of its namespaces is another container's."""
-        return any(mode not in (PRIVATE, HOST) for mode in self.spec.namespaces.values())
+
+def inherited(spec: ServiceSpec, services: Mapping[str, ServiceSpec]) -> frozenset[str]:
+    """Which namespaces a service has from the host by way of the services whose it shares. Pure."""
+    found = set()
+    for kind in spec.shared:
+        end, seen = spec, {spec.name}
+        while (sharing := end.shared.get(kind)) and sharing.kind == "service" and sharing.name not in seen:
+            seen.add(sharing.name)
+            end = services.get(sharing.name, end)
+        if end.namespaces[kind] == HOST:
+            found.add(kind)
+        if end is not spec and (end.userns.mode == HOST or end.mnt == HOST):
+            found.add("user")
+    return frozenset(found)
 
 
 #: A rule: the findings that a subject has.

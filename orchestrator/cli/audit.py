@@ -86,7 +86,7 @@ def _live(context: Context) -> list[AuditView]:
 def _planned(context: Context) -> list[AuditView]:
     from orchestrator.audit.host import look
     from orchestrator.audit.rules import judge
-    from orchestrator.audit.subject import Subject
+    from orchestrator.audit.subject import Subject, inherited
 
     project = load_project(context).project
     check_services(project, context.names)
@@ -97,7 +97,7 @@ def _planned(context: Context) -> list[AuditView]:
             name=name,
             id="",
             running=False,
-            findings=judge(Subject(spec, look(spec))),
+            findings=judge(Subject(spec, look(spec), inherited=inherited(spec, project.services))),
         )
         for name, spec in project.services.items()
         if not context.names or name in context.names

@@ -15,6 +15,7 @@ from orchestrator.errors import OrchError
 from orchestrator.launch.container import Container
 from orchestrator.runtime.idmap import IdMap
 from orchestrator.service.isolation import isolation_view, neighbourhood
+from orchestrator.spec import HOST
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import AuditView
 
@@ -47,7 +48,7 @@ def audit(selected: Iterable[Supervisor], everyone: Sequence[Supervisor]) -> lis
                 name=container.name,
                 id=container.id,
                 running=supervisor.pid is not None,
-                findings=judge(Subject(container.spec, look(container.spec), force)),
+                findings=judge(Subject(container.spec, look(container.spec), force, _inherited(container))),
             )
         )
     return views
@@ -72,6 +73,18 @@ def find_partners(containers: Sequence[Container]) -> dict[str, Partners]:
         name: {kind: frozenset(joint - {name}) for kind, joint in found.items()}
         for name, found in groups.items()
     }
+
+
+def _inherited(container: Container) -> frozenset[str]:
+    """Which namespaces it has from the host by way of its neighbours."""
+    found = set()
+    for kind in container.neighbours:
+        end = container
+        while kind in end.neighbours:
+            end = end.neighbours[kind]
+        if end.spec.namespaces[kind] == HOST:
+            found.add(kind)
+    return frozenset(found)
 
 
 def _extents(mapping: IdMap) -> Extents:

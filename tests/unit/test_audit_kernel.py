@@ -88,6 +88,12 @@ def test_a_namespace_of_the_host_that_should_be_its_own() -> None:
         assert found(kernel.separate_namespaces, subject) == said(text, key)
     asked = seen_as({"pid": "host"}, namespaces=spaces | {"pid": "host"})
     assert found(kernel.separate_namespaces, asked) == []
+    inherited = Subject(
+        service(pid="service:db"),
+        force=in_force(isolation=isolation(namespaces=spaces | {"pid": "host"})),
+        inherited=frozenset({"pid"}),
+    )
+    assert found(kernel.separate_namespaces, inherited) == []
     with_host_ids = Subject(
         service(userns=UserNamespace(mode="host")),
         force=in_force((), isolation=isolation(namespaces=spaces | {"user": "host"})),

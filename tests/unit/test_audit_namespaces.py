@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.audit import namespaces
-from orchestrator.audit.subject import Extents, Subject
+from orchestrator.audit.subject import Extents, Subject, inherited
 from orchestrator.spec import IdMapping, ServiceSpec, UserNamespace
 from support.audits import found, in_force, isolation, planned, running, service
 
@@ -102,6 +102,28 @@ def test_other_namespaces_of_the_host(keys: dict[str, Any], seen: tuple[str, str
 def test_the_clocks_of_the_host_are_everybodys() -> None:
     assert ServiceSpec(name="x").time == "host"
     assert found(namespaces.host_objects, planned()) == []
+
+
+def test_what_is_the_hosts_by_way_of_another_service() -> None:
+    services = {
+        each.name: each
+        for each in (
+            ServiceSpec(name="a", pid="host", userns=HOST_IDS, network_mode="service:b"),
+            ServiceSpec(name="b", pid="service:a", network_mode="host"),
+            ServiceSpec(name="c", pid="service:b", ipc="service:a"),
+            ServiceSpec(name="d", pid="container:x", uts="service:nosuch"),
+            ServiceSpec(name="e", pid="service:f"),
+            ServiceSpec(name="f", pid="service:e"),
+        )
+    }
+    seen = {name: inherited(spec, services) for name, spec in services.items()}
+    assert seen == {
+        "a": {"net"}, "b": {"pid", "user"}, "c": {"pid", "user"}, "d": set(), "e": set(), "f": set(),
+    }  # fmt: skip
+    subject = Subject(services["c"], inherited=seen["c"])
+    assert found(namespaces.host_processes, subject)[0][:2] == ("high", "pid")
+    assert found(namespaces.user_namespace, subject)[0][:2] == ("high", "userns")
+    assert found(namespaces.host_processes, Subject(services["c"])) == []
 
 
 def test_sharing_with_a_stranger_is_more_than_with_a_service() -> None:
