@@ -3,7 +3,8 @@
 Reading order: ``program`` (a spec becomes a launch program: a flat list of kernel operations; pure),
 ``spawner`` (the only process that forks; parent of every container), ``child`` and ``child_operations`` (what the new
 process does with its program, up to ``execve``), ``protocol`` (what service, spawner and child say to each other),
-``handle`` (the service's end of it).
+``handle`` (the service's end of it); ``survey`` (who is in which namespace) and ``inforce`` (what holds a process) read
+from the kernel what came of it.
 
 ``spawner``, ``child`` and ``protocol`` run in a process that must stay small: they import ``kernel`` and the
 standard library only.
