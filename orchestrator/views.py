@@ -135,7 +135,7 @@ class NamespaceView(View):
     :param first: whether the container's first process is in it; others may have made themselves further ones.
     :param processes: in it, on the whole host.
     :param pid: the container's first process in it; null when it only keeps it.
-    :param shared_with: ``host`` and names of containers.
+    :param shared_with: ``host``, which stands for everybody who has none of their own, or names of containers.
     :param uid_map: of a user namespace.
     """
 

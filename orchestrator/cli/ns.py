@@ -70,17 +70,12 @@ def namespace_table(views: list[NamespaceView]) -> tuple[list[Column], list[list
                 str(view.owner or "-"),
                 str(view.processes),
                 str(view.pid or "-"),
-                _sharers(view),
+                Cell(", ".join(view.shared_with), "yellow" if view.shared_with == ["host"] else ""),
                 ids_text(view.uid_map, view.gid_map),
             ]
         )
         before = view.name
     return columns, rows
-
-
-def _sharers(view: NamespaceView) -> Cell:
-    """Who else is in it; with the host it is everybody who has none of their own, and the host stands for them."""
-    return Cell("host", "yellow") if "host" in view.shared_with else Cell(", ".join(view.shared_with))
 
 
 def ids_text(uid: list[IdMapView] | None, gid: list[IdMapView] | None) -> str:

@@ -17,13 +17,13 @@ __all__ = [
     "HOST",
     "NAMESPACES",
     "Membership",
+    "Occupants",
     "Places",
     "Resident",
     "Sharers",
     "find_places",
     "sharers_of_first",
     "survey",
-    "who_shares",
 ]
 
 #: Whoever is in the namespaces that orch's service is in.
@@ -51,7 +51,7 @@ class Membership:
         themselves further ones.
     :param processes: how many are in it, on the whole host.
     :param pid: the container's first process in it; None when it only keeps it.
-    :param sharers: who else is in it: ``host``, and containers by name.
+    :param sharers: who else is in it: ``host``, or containers by name.
     :param maps: user and group ids of a user namespace; None for other kinds, and when no process can be asked.
     """
 
@@ -75,6 +75,7 @@ def survey(residents: Iterable[Resident], kinds: Iterable[str] = NAMESPACES) -> 
         resident.name: find_places(resident.pids, inodes, kept[resident.name]) for resident in residents
     }
     own = process.inodes("self")
+    occupants = Occupants(places, own)
     population = Counter(inode for found in inodes.values() for inode in found.values())
     described: dict[int, Namespace] = {ns.inode: ns for found in kept.values() for ns in found}
     result: dict[str, list[Membership]] = {}
@@ -90,7 +91,7 @@ def survey(residents: Iterable[Resident], kinds: Iterable[str] = NAMESPACES) -> 
                     maps = _maps(pid) if kind == "user" and pid is not None else None
                 except OSError:
                     continue
-                sharers = who_shares(name, kind, inode, places, own)
+                sharers = occupants.others(name, kind, inode)
                 result[name].append(
                     Membership(described[inode], number == 0, population[inode], pid, sharers, maps)
                 )
@@ -114,17 +115,25 @@ def find_places(
     return places
 
 
-def who_shares(
-    name: str, kind: str, inode: int, places: Mapping[str, Places], own: Mapping[str, int]
-) -> tuple[str, ...]:
-    """Who else is in a namespace that container ``name`` is in; ``own`` are the service's. Pure."""
-    others = sorted(
-        other for other, found in places.items() if other != name and inode in found.get(kind, ())
-    )
-    return (*((HOST,) if own.get(kind) == inode else ()), *others)
+class Occupants:
+    """Who is in each namespace: containers by their places, and the host, whose own ones are ``own``. Pure."""
+
+    def __init__(self, places: Mapping[str, Places], own: Mapping[str, int]) -> None:
+        self._own = own
+        self._names: dict[tuple[str, int], list[str]] = {}
+        for name in sorted(places):
+            for kind, found in places[name].items():
+                for inode in found:
+                    self._names.setdefault((kind, inode), []).append(name)
+
+    def others(self, name: str, kind: str, inode: int) -> tuple[str, ...]:
+        """Who is in a namespace besides container ``name``. The host stands for everybody who has none of their own."""
+        if self._own.get(kind) == inode:
+            return (HOST,)
+        return tuple(other for other in self._names.get((kind, inode), ()) if other != name)
 
 
-#: Kind -> who else is in a container's namespace of that kind: ``host``, and containers by name.
+#: Kind -> who else is in a container's namespace of that kind: ``host``, or containers by name.
 Sharers = Mapping[str, tuple[str, ...]]
 
 
@@ -133,10 +142,10 @@ def sharers_of_first(residents: Iterable[Resident]) -> dict[str, Sharers]:
     residents = list(residents)
     inodes = {pid: process.inodes(pid) for resident in residents for pid in resident.pids[:1]}
     places = {each.name: find_places(each.pids[:1], inodes, _kept(each)) for each in residents}
-    own = process.inodes("self")
+    occupants = Occupants(places, process.inodes("self"))
     return {
         name: {
-            kind: who_shares(name, kind, next(iter(found[kind])), places, own)
+            kind: occupants.others(name, kind, next(iter(found[kind])))
             for kind in NAMESPACES
             if kind in found
         }

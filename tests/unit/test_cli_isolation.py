@@ -75,7 +75,7 @@ def test_ns_is_a_table(service: FakeService, capsys: pytest.CaptureFixture[str])
             namespace("net", shared_with=["shop-db-1", "shop-log-1"]),
             namespace("pid", first=False, pid=9, processes=1),
             namespace("net", "shop-job-1", pid=None, processes=0, owner=None),
-            namespace("time", "shop-job-1", shared_with=["host", "shop-web-1"]),
+            namespace("time", "shop-job-1", shared_with=["host"]),
         ],
     )
     assert main(["ns", "-t", "user,net", "--kind", "pid", "web", "-p", "shop"]) == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.kernel.process import Namespace
-from orchestrator.runtime.survey import Resident, find_places, survey, who_shares
+from orchestrator.runtime.survey import Occupants, Resident, find_places, survey
 
 HOST = {"net": 1, "pid": 2}
 
@@ -31,18 +31,20 @@ def test_a_process_that_is_gone_is_nowhere() -> None:
 
 def test_who_shares() -> None:
     places = {"a": {"net": {20: 7}}, "b": {"net": {20: 8, 1: 9}}, "c": {"net": {1: 3}}, "d": {"pid": {20: 4}}}
-    assert who_shares("a", "net", 20, places, HOST) == ("b",)
-    assert who_shares("c", "net", 1, places, HOST) == ("host", "b")
-    assert who_shares("d", "pid", 20, places, HOST) == ()
+    occupants = Occupants(places, HOST)
+    assert occupants.others("a", "net", 20) == ("b",)
+    assert occupants.others("x", "net", 20) == ("a", "b")
+    assert occupants.others("c", "net", 1) == ("host",)
+    assert occupants.others("d", "pid", 20) == ()
 
 
-@given(st.dictionaries(st.sampled_from("abcdef"), st.sets(st.integers(1, 4), max_size=3)))
+@given(st.dictionaries(st.sampled_from("abcdef"), st.sets(st.integers(2, 5), max_size=3)))
 def test_sharing_is_mutual(seats: dict[str, set[int]]) -> None:
-    places = {name: {"net": dict.fromkeys(inodes, 1)} for name, inodes in seats.items()}
+    occupants = Occupants({name: {"net": dict.fromkeys(inodes, 1)} for name, inodes in seats.items()}, HOST)
     for name, inodes in seats.items():
         for inode in inodes:
-            for other in set(who_shares(name, "net", inode, places, HOST)) - {"host"}:
-                assert name in who_shares(other, "net", inode, places, HOST)
+            for other in occupants.others(name, "net", inode):
+                assert name in occupants.others(other, "net", inode)
 
 
 def test_a_survey_of_this_process() -> None:
