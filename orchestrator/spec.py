@@ -116,8 +116,15 @@ class Mount(Spec, frozen=True):
     :param source: absolute host path (bind), the volume's key in the project (volume), unused for tmpfs.
     :param target: absolute path in the container.
     :param create: make a missing bind source as an empty folder (Compose's short syntax does).
-    :param size: bytes, tmpfs only; None is the kernel's default.
-    :param mode: permission bits, tmpfs only.
+    :param size: bytes, tmpfs only, as all that follow to ``exec``; None is the kernel's default.
+    :param mode: permission bits.
+    :param nr_inodes: the most files and folders.
+    :param uid: the owner of the top folder, as the container counts; ``gid`` its group.
+    :param exec: whether programs on it may be run.
+    :param propagation: bind only: whether later mounts of the host appear in it, and those of the container outside.
+    :param relabel: whether its SELinux label is made that of all containers (``shared``) or of this one.
+    :param subpath: volume only: the part of it that is mounted.
+    :param nocopy: volume only: a new one does not get what the image has at the target.
     :param owner: user and group of the host that own what the container's user makes there; not for tmpfs.
     """
 
@@ -128,6 +135,14 @@ class Mount(Spec, frozen=True):
     create: bool = False
     size: int | None = None
     mode: int | None = None
+    nr_inodes: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    exec: bool = False
+    propagation: Literal["private", "slave", "shared"] = "private"
+    relabel: Literal["shared", "private"] | None = None
+    subpath: str = ""
+    nocopy: bool = False
     owner: tuple[int, int] | None = None
 
 
@@ -169,6 +184,25 @@ class Device(Spec, frozen=True):
     source: str
     target: str
     permissions: str = "rwm"
+
+
+class Grant(Spec, frozen=True):
+    """A secret or config that a service gets: a read-only file in memory.
+
+    :param source: its key in the project.
+    :param uid: the owner, as the container counts; ``gid`` and ``mode`` likewise.
+    :param content: never shown; see :func:`redacted`.
+    """
+
+    source: str
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    content: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Grant(source={self.source!r}, target={self.target!r})"  # it might end up in a log
 
 
 class IoLimit(Spec, frozen=True):
@@ -255,6 +289,9 @@ class ServiceSpec(Spec, frozen=True):
     :param environment: complete, with env_file merged in.
     :param device_cgroup_rules: what may be used besides ``devices``: ``c 1:3 rwm``, each for one type.
     :param init: run a reaper as pid 1.
+    :param shm_size: bytes that /dev/shm may hold.
+    :param masked_paths: hidden, besides what always is; ``read_only_paths`` likewise cannot be written to.
+    :param unmask: which of the default masked and read-only paths are left as they are: globs, or ``all``.
     """
 
     name: str
@@ -272,6 +309,12 @@ class ServiceSpec(Spec, frozen=True):
     devices: tuple[Device, ...] = ()
     device_cgroup_rules: tuple[str, ...] = ()
     read_only: bool = False
+    masked_paths: tuple[str, ...] = ()
+    read_only_paths: tuple[str, ...] = ()
+    unmask: tuple[str, ...] = ()
+    shm_size: int = 64 << 20
+    secrets: tuple[Grant, ...] = ()
+    configs: tuple[Grant, ...] = ()
     network_mode: str = "bridge"
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
@@ -333,6 +376,20 @@ class VolumeSpec(Spec, frozen=True):
     labels: dict[str, str] = {}
 
 
+class FileSpec(Spec, frozen=True):
+    """One secret or config, and where its content comes from: one of these.
+
+    :param file: absolute path on the client's host.
+    :param environment: variable of the client's environment.
+    :param content: configs only: the content itself.
+    """
+
+    name: str
+    file: str | None = None
+    environment: str | None = None
+    content: str | None = None
+
+
 class ProjectSpec(Spec, frozen=True):
     """A whole manifest. ``source`` is its absolute path, for people to read."""
 
@@ -341,6 +398,17 @@ class ProjectSpec(Spec, frozen=True):
     services: dict[str, ServiceSpec] = {}
     networks: dict[str, NetworkSpec] = {}
     volumes: dict[str, VolumeSpec] = {}
+    secrets: dict[str, FileSpec] = {}
+    configs: dict[str, FileSpec] = {}
+
+
+def redacted(spec: ServiceSpec) -> ServiceSpec:
+    """The spec as it may be shown: without the content of secrets and configs."""
+
+    def without(grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+        return tuple(msgspec.structs.replace(grant, content=b"") for grant in grants)
+
+    return msgspec.structs.replace(spec, secrets=without(spec.secrets), configs=without(spec.configs))
 
 
 def digest(spec: Spec) -> str:

@@ -57,6 +57,19 @@ class Cgroup:
         """The directory to open for CLONE_INTO_CGROUP; None on pure v1."""
         return self.directories.get("unified")
 
+    @property
+    def folders(self) -> dict[str, list[str]]:
+        """Its directory in each hierarchy -> what is counted or limited there, ``unified`` for v2.
+
+        Unlike :attr:`directories` it names every controller of a v1 hierarchy, also one that orch does not use.
+        """
+        folders: dict[str, list[str]] = {}
+        for name, directory in self.directories.items():
+            mount = self._mounts[name]
+            together = [other for other, where in self._hierarchies.v1.items() if where == mount]
+            folders.setdefault(directory, sorted({name, *together}))
+        return folders
+
     # -- compiling -------------------------------------------------------------------------------------
 
     def compile_parents(self, resources: Resources = _NO_LIMITS, replicas: int = 1) -> list[Operation]:

@@ -37,6 +37,11 @@ def ensure_service(client: Client) -> None:
                 "cannot start the orch service", "it does not listen on its socket", _remedy(client)
             )
         time.sleep(_RETRY)
+        while error is not None and not client.is_listening() and _is_locked(client.instance.run_dir):
+            # It begins or ends. To start yet another one would only take its time.
+            if time.monotonic() > deadline:
+                raise error
+            time.sleep(_RETRY)
 
 
 def _start(client: Client) -> OrchError | None:
@@ -80,6 +85,17 @@ def _start(client: Client) -> OrchError | None:
     if word:
         return from_wire(json.loads(word)["error"])
     return OrchError("cannot start the orch service", "it ended before it was ready", _remedy(client))
+
+
+def _is_locked(run_dir: str) -> bool:
+    """Whether a service holds the instance's lock; to try it would get in the way of one that begins."""
+    try:
+        info = os.stat(f"{run_dir}/lock")
+    except FileNotFoundError:
+        return False
+    name = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    with open("/proc/locks", encoding="ascii") as file:  # proc_locks(5)
+        return any(name in line.split() for line in file)
 
 
 def _log(client: Client) -> str:

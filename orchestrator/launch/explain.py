@@ -103,6 +103,12 @@ def _remedy(name: str, number: int) -> str:
         return 'its file system cannot be mounted with other ids: set userns = "host" for the service'
     if name == "privileges" and number == errno.EPERM:
         return "orch itself lacks a capability that cap_add names"
+    if name == "open-tree" and number in (errno.EXDEV, errno.ELOOP):
+        return "a symbolic link in the volume leads out of it, which is refused"
+    if name == "open-tree" and not number:
+        return "share it on the host (mount --make-rshared), or drop propagation"
+    if name == "fill":
+        return "with nocopy = true the volume stays as it is"
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "device-list" and number == errno.EPERM:
@@ -113,7 +119,10 @@ def _remedy(name: str, number: int) -> str:
         return "orch needs CAP_MKNOD"
     if name == "attach-tree" and number in (errno.EROFS, errno.ENOTDIR):
         return "the mount's target cannot be made inside another mount; mount it elsewhere"
-    if name in ("files", "mount", "mask", "read-only", "tmpfs") and number in (errno.ELOOP, errno.EXDEV):
+    if name in ("files", "secrets", "mount", "attach-tree", "tmpfs", "hide", "write-protect") and number in (
+        errno.ELOOP,
+        errno.EXDEV,
+    ):
         return "the image has a symbolic link where this must be mounted, which is refused"
     if name == "write" and number in (errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES):
         return "the kernel does not know or does not accept this setting"

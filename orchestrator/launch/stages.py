@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import time
@@ -23,7 +24,7 @@ from orchestrator.launch.container import Container
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
-from orchestrator.runtime.rootfs import Bind
+from orchestrator.runtime.rootfs import MASKED_OF_CPUS, Bind, cgroup_mounts
 from orchestrator.spec import ServiceSpec
 
 #: Seconds that killed processes may take to be gone.
@@ -102,6 +103,9 @@ class RootfsStage:
 
     name = "rootfs"
 
+    def __init__(self) -> None:
+        self._masked_cpus = tuple(glob.glob(MASKED_OF_CPUS))
+
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
         """Write its hosts file, the one thing that the service may change while the container runs."""
         container.hosts, container.resolv_conf = hash(hosts), resolv_conf
@@ -136,15 +140,24 @@ class RootfsStage:
 
     def contribute(self, container: Container) -> RootfsPart:
         """What the child makes and mounts."""
-        targets = {mount.target.rstrip("/") for mount in container.spec.mounts}
+        spec = container.spec
+        targets = {mount.target.rstrip("/") for mount in spec.mounts}
+        targets |= {grant.target for grant in (*spec.secrets, *spec.configs)}
         own = {"/etc/hostname": container.hostname + "\n", "/etc/resolv.conf": container.resolv_conf}
-        binds = [] if "/etc/hosts" in targets else [Bind(container.hosts_file, "/etc/hosts", idmapped=False)]
-        for mount in container.spec.mounts:
-            if mount.type == "bind":
-                binds.append(Bind(mount.source, mount.target, mount.read_only, owner=mount.owner))
-            elif mount.type == "volume":
-                source = container.volumes[mount.source]
-                binds.append(Bind(source, mount.target, mount.read_only, owner=mount.owner))
+        binds = []
+        if "/etc/hosts" not in targets:
+            binds.append(Bind(container.hosts_file, "/etc/hosts", spec.read_only, idmapped=False))
+        for mount in spec.mounts:
+            if mount.type == "tmpfs":
+                continue
+            fill = mount.type == "volume" and not (mount.nocopy or mount.read_only)
+            source = container.volumes[mount.source] if mount.type == "volume" else mount.source
+            binds.append(
+                Bind(
+                    source, mount.target, mount.read_only, owner=mount.owner, propagation=mount.propagation,
+                    subpath=mount.subpath, fill=fill,
+                )
+            )  # fmt: skip
         return RootfsPart(
             root=f"{container.instance.state_dir}/root",
             directory=container.directory,
@@ -152,6 +165,8 @@ class RootfsStage:
             binds=tuple(binds),
             files={target: text for target, text in own.items() if target not in targets},
             nodes=container.nodes,
+            cgroups=cgroup_mounts(container.cgroup.folders),
+            masked_cpus=self._masked_cpus,
         )
 
     async def remove(self, container: Container) -> None:

@@ -58,6 +58,8 @@ class UserNamespaces:
         release = os.uname().release
         if tuple(int(part) for part in release.split("-")[0].split(".")[:2]) < _OVERLAY_SINCE:
             return f"Linux {release} cannot make an overlay of idmapped layers (5.19 can)"
+        if any(mount.propagation == "shared" for mount in container.spec.mounts):
+            return 'no mount propagates out of a user namespace, and a volume has propagation "shared"'
         layers = [folder for lower in container.image.lowers for folder in lower.folders]
         layers.append(os.path.dirname(container.directory))
         mounts = [
@@ -71,7 +73,7 @@ class UserNamespaces:
     async def _try(self, paths: Iterable[tuple[str, bool]]) -> str:
         """Let a child try it, in a mount namespace of its own; (path, with all that is mounted beneath it)."""
         operations: list[list[object]] = [
-            ["open-tree", f"try{number}", path, recursive, False, "container"]
+            ["open-tree", f"try{number}", path, recursive, False, "private", "", "container"]
             for number, (path, recursive) in enumerate(paths)
         ]
         if not operations:

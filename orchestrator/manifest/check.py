@@ -23,6 +23,8 @@ def check_references(
     services: Collection[str],
     networks: Collection[str],
     volumes: Collection[str],
+    secrets: Collection[str],
+    configs: Collection[str],
 ) -> None:
     """Everything that a service names exists, and what it waits for can happen.
 
@@ -50,6 +52,11 @@ def check_references(
                     place.problem(
                         f'there is no network "{name}"{hint(name, networks) or _declare("networks", name)}'
                     )
+        for place, section, grant in draft.grants:
+            name, known = grant["source"], secrets if section == "secrets" else configs
+            if name not in known:
+                remedy = hint(name, known) or _declare(section, name)
+                place.problem(f'there is no {section.removesuffix("s")} "{name}"{remedy}')
         for place, mount in draft.mounts:
             if mount.type == "volume" and mount.source not in volumes:
                 name = mount.source

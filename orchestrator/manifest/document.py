@@ -7,6 +7,8 @@ import tomllib
 from functools import cached_property
 from typing import Any
 
+from orchestrator.units import format_size
+
 #: The way to a value: keys of tables and indices of arrays.
 Path = tuple[str | int, ...]
 
@@ -59,19 +61,29 @@ def read_text(name: str) -> str:
 
     :raises UnreadableError: missing, too large, or not UTF-8.
     """
-    try:
-        with open(name, "rb") as file:
-            data = file.read(MAX_FILE_SIZE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        missing = isinstance(error, FileNotFoundError)
-        raise UnreadableError(f"cannot be read: {reason}", missing=missing) from None
-    if len(data) > MAX_FILE_SIZE:
-        raise UnreadableError(f"is too large (at most {MAX_FILE_SIZE >> 20} MiB)")
+    data = read_bytes(name, MAX_FILE_SIZE)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise UnreadableError("is not UTF-8 text", data.count(b"\n", 0, error.start) + 1) from None
+
+
+def read_bytes(name: str, limit: int) -> bytes:
+    """The content of a small file.
+
+    :param limit: the most bytes it may have.
+    :raises UnreadableError: missing, or too large.
+    """
+    try:
+        with open(name, "rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        missing = isinstance(error, FileNotFoundError)
+        raise UnreadableError(f"cannot be read: {reason}", missing=missing) from None
+    if len(data) > limit:
+        raise UnreadableError(f"is too large (at most {format_size(limit)})")
+    return data
 
 
 def read_document(name: str) -> Document:

@@ -11,6 +11,7 @@ import msgspec
 from orchestrator.spec import (
     HOST,
     ExecCheck,
+    Grant,
     Healthcheck,
     HttpCheck,
     Mount,
@@ -27,7 +28,9 @@ _DURATIONS = frozenset(
     ("timeout", "interval", "start_period", "start_interval", "backoff", "backoff_max", "reset_after",
      "stop_grace_period")
 )  # fmt: skip
-_SIZES = frozenset(("memory", "memory_high", "memory_swap", "size", "max_size", "read_bps", "write_bps"))
+_SIZES = frozenset(
+    ("memory", "memory_high", "memory_swap", "size", "shm_size", "max_size", "read_bps", "write_bps")
+)
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r'[\x00-\x1f"\\\x7f]')
@@ -48,12 +51,16 @@ def to_json(project: ProjectSpec) -> str:
 
 def to_manifest(project: ProjectSpec) -> dict[str, Any]:
     """The tables of a manifest that says the same as the project (without its ``source``)."""
-    return {
+    tables = {
         "name": project.name,
         "services": {name: _service(spec) for name, spec in project.services.items()},
         "networks": {name: _network(spec) for name, spec in project.networks.items()},
         "volumes": {name: _fields(spec, "name") for name, spec in project.volumes.items()},
     }
+    for section, files in (("secrets", project.secrets), ("configs", project.configs)):
+        if files:
+            tables[section] = {name: _fields(spec, "name") for name, spec in files.items()}
+    return tables
 
 
 def _fields(spec: Spec, *without: str) -> dict[str, Any]:
@@ -95,6 +102,8 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "userns",
         "time",
         "time_offsets",
+        "secrets",
+        "configs",
     )
     if spec.userns.mode != "default":
         table["userns"] = _userns(spec.userns)
@@ -104,6 +113,9 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         table["ports"] = [_fields(port) for port in spec.ports]
     if spec.mounts:
         table["volumes"] = [_mount(mount) for mount in spec.mounts]
+    for section, grants in (("secrets", spec.secrets), ("configs", spec.configs)):
+        if grants:
+            table[section] = [_with_mode(grant, "content") for grant in grants]
     if spec.networks:
         table["networks"] = {joined.network: _fields(joined, "network") for joined in spec.networks}
     if spec.depends_on:
@@ -137,11 +149,14 @@ def _userns(userns: UserNamespace) -> str | dict[str, list[str]]:
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
-    table = _fields(mount, "mode", "owner")
-    if mount.owner:
-        table["owner"] = ":".join(map(str, mount.owner))
-    if mount.mode is not None:
-        table["mode"] = f"{mount.mode:04o}"
+    owner = {"owner": ":".join(map(str, mount.owner))} if mount.owner else {}
+    return _with_mode(mount, "owner") | owner
+
+
+def _with_mode(spec: Mount | Grant, *without: str) -> dict[str, Any]:
+    table = _fields(spec, "mode", *without)
+    if spec.mode is not None:
+        table["mode"] = f"{spec.mode:04o}"
     return table
 
 

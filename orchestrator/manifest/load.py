@@ -12,13 +12,20 @@ from orchestrator.manifest import check, dotenv, host, schema, values
 from orchestrator.manifest.document import Document, UnreadableError
 from orchestrator.manifest.place import Place, Report
 from orchestrator.manifest.service import DEFAULT_NETWORK, Draft, build
-from orchestrator.spec import NetworkSpec, Port, ProjectSpec, ServiceSpec, VolumeSpec
+from orchestrator.spec import FileSpec, NetworkSpec, Port, ProjectSpec, ServiceSpec, VolumeSpec
+from orchestrator.units import format_size
 
 #: Names of a manifest, in the order in which they are looked for.
 FILE_NAMES = ("orch.toml", "manifest.toml")
 #: Chooses the ports of a project that must be free: (service, index in its ``ports``, port).
 PortChoice = Callable[[ProjectSpec], Iterable[tuple[str, int, Port]]]
 _MAX_INCLUDE_DEPTH = 32
+#: Bytes of one secret or config (Docker's limit), of all that a service gets, and of all that those of a project get:
+#: a start sends the service's, and ``up`` the project's, and either holds up everything else meanwhile.
+_MAX_CONTENT = 500 << 10
+_MAX_SERVICE_CONTENT = 1 << 20
+_MAX_PROJECT_CONTENT = 8 << 20
+_FILE_SECTIONS = ("secrets", "configs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +74,10 @@ def load(
     found = _Definitions(report)
     found.add(main)
     active = found.active(_chosen_profiles(profiles, report))
-    specs = {service: build(draft, active) for service, draft in found.drafts.items()}
+    specs = {service: build(draft, active, found.content) for service, draft in found.drafts.items()}
     running = {service: spec for service, spec in specs.items() if service in active}
     _check(found, active, running)
+    _check_contents(report, path, found, running)
 
     networks = {network: spec for network, (_, spec) in found.networks.items()}
     if any(joined.network == DEFAULT_NETWORK for spec in running.values() for joined in spec.networks):
@@ -80,6 +88,8 @@ def load(
         services=running,
         networks=networks,
         volumes={volume: spec for volume, (_, spec) in found.volumes.items()},
+        secrets=found.files_of("secrets"),
+        configs=found.files_of("configs"),
     )
     if check_host:
         _report_host(found, host.host_problems(project))
@@ -139,7 +149,11 @@ class _Definitions:
         self.networks: dict[str, tuple[Place, NetworkSpec]] = {}
         self.volumes: dict[str, tuple[Place, VolumeSpec]] = {}
         #: What has a name, also if something is wrong with it: section -> name -> first place.
-        self.named: dict[str, dict[str, Place]] = {"services": {}, "networks": {}, "volumes": {}}
+        self.named: dict[str, dict[str, Place]] = {
+            section: {} for section in ("services", "networks", "volumes", *_FILE_SECTIONS)
+        }
+        self._files: dict[tuple[str, str], tuple[Place, FileSpec]] = {}
+        self._contents: dict[tuple[str, str], bytes] = {}
         self._report = report
         self._added: set[str] = set()
 
@@ -153,7 +167,7 @@ class _Definitions:
         parsed = root.read(schema.MANIFEST, document.data)
         if not chain:  # an included file has a name for when it is used alone
             self.name = parsed.get("name", "invalid" if "name" in document.data else None)
-        for section in ("networks", "volumes", "services"):
+        for section in ("networks", "volumes", *_FILE_SECTIONS, "services"):
             self._define(section, root, parsed)
         for place, path in parsed.get("include", ()):
             self._include(place, path, (*chain, document.name))
@@ -175,6 +189,9 @@ class _Definitions:
             elif section == "networks":
                 network = NetworkSpec(name=name, **entry)  # type: ignore[arg-type]
                 same = self.networks.setdefault(name, (place, network))[1] == network
+            elif section in _FILE_SECTIONS:
+                file = _file_spec(name, place, entry)
+                same = self._files.setdefault((section, name), (place, file))[1] == file
             else:
                 volume = VolumeSpec(name=name, **entry)  # type: ignore[arg-type]
                 same = self.volumes.setdefault(name, (place, volume))[1] == volume
@@ -199,6 +216,41 @@ class _Definitions:
             else:
                 self._report.problem(name, error.line, str(error))
 
+    def files_of(self, section: str) -> dict[str, FileSpec]:
+        """The secrets, or the configs."""
+        return {name: spec for (where, name), (_, spec) in self._files.items() if where == section}
+
+    def content(self, section: str, name: str) -> bytes:
+        """What a secret or config holds; problems are reported where it is defined, once."""
+        key = section, name
+        if key not in self._contents and key in self._files:
+            self._contents[key] = self._read(*self._files[key])
+        return self._contents.get(key, b"")
+
+    def _read(self, place: Place, spec: FileSpec) -> bytes:
+        if spec.content is not None:
+            return self._limited(place.child("content"), spec.content.encode())
+        if spec.file is not None:
+            try:
+                return self._report.read_bytes(spec.file, _MAX_CONTENT)
+            except UnreadableError as error:
+                place.child("file").problem(f'"{spec.file}" {error}')
+                return b""
+        at = place.child("environment")
+        try:
+            value = self._report.lookup(spec.environment or "")
+        except ValueError as error:
+            at.problem(str(error))
+            return b""
+        if value is None:
+            at.problem(f'variable "{spec.environment}" is not set')
+        return self._limited(at, (value or "").encode())
+
+    def _limited(self, place: Place, content: bytes) -> bytes:
+        if len(content) > _MAX_CONTENT:
+            place.problem(f"is too large (at most {format_size(_MAX_CONTENT)})")
+        return content
+
     def active(self, profiles: Collection[str]) -> set[str]:
         """The names of the services that are not left out."""
         return {
@@ -206,6 +258,36 @@ class _Definitions:
             for name, draft in self.drafts.items()
             if not draft.profiles or "*" in profiles or not set(profiles).isdisjoint(draft.profiles)
         }
+
+
+def _file_spec(name: str, place: Place, entry: Mapping[str, object]) -> FileSpec:
+    """A secret or config, its file's path made absolute."""
+    spec = FileSpec(name=name, **entry)  # type: ignore[arg-type]
+    if spec.file is not None:
+        try:
+            return FileSpec(name=name, file=place.resolve(spec.file))
+        except ValueError as error:
+            place.child("file").problem(str(error))
+    return spec
+
+
+def _check_contents(report: Report, path: str, found: _Definitions, specs: Mapping[str, ServiceSpec]) -> None:
+    total = 0
+    for name, spec in specs.items():
+        size = sum(len(grant.content) for grant in (*spec.secrets, *spec.configs))
+        total += size
+        if size > _MAX_SERVICE_CONTENT:
+            section = "secrets" if spec.secrets else "configs"
+            found.drafts[name].problem((section,), _too_much(size, _MAX_SERVICE_CONTENT))
+    if total > _MAX_PROJECT_CONTENT:
+        report.problem(path, None, f"the services' files: {_too_much(total, _MAX_PROJECT_CONTENT)}")
+
+
+def _too_much(size: int, limit: int) -> str:
+    return (
+        f"secrets and configs have {format_size(size)} together, at most {format_size(limit)} are allowed "
+        "(mount large files with volumes)"
+    )
 
 
 def _check(found: _Definitions, active: Collection[str], specs: Mapping[str, ServiceSpec]) -> None:

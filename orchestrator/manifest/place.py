@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.manifest.document import Document, Path, format_path, read_document, read_text
+from orchestrator.manifest.document import Document, Path, format_path, read_bytes, read_document, read_text
 from orchestrator.manifest.interpolate import interpolate
 
 if TYPE_CHECKING:
@@ -75,6 +75,14 @@ class Report:
         """
         self._note_file(name)
         return read_text(name)
+
+    def read_bytes(self, name: str, limit: int) -> bytes:
+        """Read a small file of any content.
+
+        :raises UnreadableError: as :func:`orchestrator.manifest.document.read_bytes` does.
+        """
+        self._note_file(name)
+        return read_bytes(name, limit)
 
     def _note_file(self, name: str) -> None:
         if name not in self.files:

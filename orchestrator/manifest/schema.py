@@ -107,7 +107,26 @@ PORT_TABLE = Then(
 )
 PORT = Forms(Value((str, int), 'a port such as "8080:80"', values.port), PORT_TABLE)
 
-_BIND = Table("a table", [Key("create_host_path", BOOLEAN, "Create a missing source as an empty folder.")])
+ID = _integer(0, values.MAX_ID)
+_PROPAGATION = Choice(
+    "private", "slave", "shared", synonyms={"rprivate": "private", "rslave": "slave", "rshared": "shared"}
+)
+_PROPAGATION_KEY = Key(
+    "propagation",
+    _PROPAGATION,
+    "bind: whether later mounts of the host appear in it (slave), and the other way.",
+)
+_SUBPATH_KEY = Key("subpath", _text("a path", values.subpath), "volume: the part of it that is mounted.")
+_NOCOPY_KEY = Key("nocopy", BOOLEAN, "volume: a new one does not get what the image has at the target.")
+_BIND = Table(
+    "a table",
+    [
+        Key("create_host_path", BOOLEAN, "Create a missing source as an empty folder."),
+        _PROPAGATION_KEY,
+        Key("selinux", Choice("z", "Z"), "z: relabel it for all containers; Z: for this one alone."),
+    ],
+)
+_VOLUME = Table("a table", [_SUBPATH_KEY, _NOCOPY_KEY])
 _TMPFS = Table(
     "a table",
     [
@@ -132,6 +151,19 @@ MOUNT_TABLE = Then(
             Key("create", BOOLEAN, "bind: create a missing source as an empty folder.", default=False),
             Key("size", _size(1), "tmpfs: the most that it may hold."),
             Key("mode", MODE, 'tmpfs: permission bits of its top folder, such as "1777".'),
+            Key("nr_inodes", _integer(1), "tmpfs: the most files and folders that it may hold."),
+            Key("uid", ID, "tmpfs: the owner of its top folder, as the container counts.", default=0),
+            Key("gid", ID, "tmpfs: the group of its top folder.", default=0),
+            Key("exec", BOOLEAN, "tmpfs: whether programs on it may be run.", default=False),
+            _PROPAGATION_KEY,
+            Key(
+                "relabel",
+                Choice("shared", "private"),
+                "bind, volume: make its SELinux label that of containers.",
+            ),
+            _SUBPATH_KEY,
+            _NOCOPY_KEY,
+            Key("consistency", Choice("consistent", "cached", "delegated"), "Compose's; it has no effect."),
             Key(
                 "owner",
                 Value((int, str), "a user of the host", values.owner),
@@ -139,9 +171,10 @@ MOUNT_TABLE = Then(
             ),
             Key(
                 "bind",
-                Then(_BIND, lambda found: {"create": found["create_host_path"]} if found else {}),
+                Then(_BIND, values.bind_options),
                 "Compose's place for the options of a bind.",
             ),
+            Key("volume", _VOLUME, "Compose's place for the options of a volume."),
             Key("tmpfs", _TMPFS, "Compose's place for the options of a tmpfs."),
         ],
     ),
@@ -175,6 +208,22 @@ DEVICE_TABLE = Then(
     values.device_table,
 )
 DEVICE = Forms(_text('a device such as "/dev/fuse"', values.device_entry), DEVICE_TABLE)
+_GRANT = Forms(
+    Then(_text("a name"), values.granted),
+    Table(
+        "a table",
+        [
+            Key("source", _text("a name"), "The key of the secret or config.", required=True),
+            Key(
+                "target", _text("a path"), "Where the file is; a relative path begins at the default folder."
+            ),
+            Key("uid", ID, "The file's owner, as the container counts.", default=0),
+            Key("gid", ID, "The file's group.", default=0),
+            Key("mode", MODE, "The file's permission bits; nobody can write to it.", default="0444"),
+        ],
+    ),
+)
+GRANTS = ListOf(_GRANT, "a list of names or tables", placed=True)
 
 _CONDITION = Choice(
     *Condition,
@@ -479,7 +528,7 @@ _SERVICE_KEYS = [
     Key(
         "tmpfs",
         ListOf(_text("a string", values.tmpfs), "a path or a list of paths", placed=True, or_one=True),
-        'File systems in memory, such as "/run:size=64M,mode=1777".',
+        'File systems in memory, such as "/run:size=64M,mode=1777,uid=1000".',
     ),
     Key(
         "devices",
@@ -491,7 +540,25 @@ _SERVICE_KEYS = [
         ListOf(_text("a rule", values.device_rule), "a list of rules", spread=True),
         'Further devices that may be used once they are there, such as "c 226:* rw".',
     ),
+    Key("shm_size", _size(1), "The most that /dev/shm may hold.", default="64M"),
     Key("read_only", BOOLEAN, "Whether the root file system may not be written to.", default=False),
+    Key(
+        "masked_paths",
+        ListOf(_text("a path", values.hidden_path), "a list of paths"),
+        "Paths that the container does not see, besides those of the kernel that none sees.",
+    ),
+    Key(
+        "read_only_paths",
+        ListOf(_text("a path", values.hidden_path), "a list of paths"),
+        "Paths that the container cannot write to, besides those of the kernel that none can.",
+    ),
+    Key(
+        "unmask",
+        ListOf(_text('"all" or a path', values.unmask), '"all" or a list of paths', or_one=True),
+        "Default masked and read-only paths to leave as they are; * stands for any part of a name.",
+    ),
+    Key("secrets", GRANTS, "Secrets that it gets as files in memory, in /run/secrets by default."),
+    Key("configs", GRANTS, "Configs that it gets as files in memory, in / by default."),
     Key(
         "network_mode",
         _text("a mode", partial(values.namespace, words=("bridge", "host", "none"))),
@@ -636,6 +703,35 @@ VOLUME = Table(
     },
 )
 
+_FILE = Key("file", _text("a path"), "The file that holds it, relative to the manifest.")
+_VARIABLE = Key(
+    "environment",
+    _text("a name", values.environment_name),
+    "The variable of orch's environment that holds it.",
+)
+_ORIGIN_ELSEWHERE = {
+    "external": "nobody but the manifest keeps them: name a file or a variable",
+    "name": "a service names them by their key",
+    "driver": "they are always files or variables",
+    "template_driver": "variables in content are always replaced",
+}
+SECRET = Then(
+    Table(
+        "a table",
+        [_FILE, _VARIABLE],
+        {**_ORIGIN_ELSEWHERE, "content": "a manifest is no place for a secret: use file or environment"},
+    ),
+    values.origin,
+)
+CONFIG = Then(
+    Table(
+        "a table",
+        [_FILE, _VARIABLE, Key("content", _text("a string"), "The content itself; variables are replaced.")],
+        _ORIGIN_ELSEWHERE,
+    ),
+    values.origin,
+)
+
 MANIFEST = Table(
     "a table",
     [
@@ -643,18 +739,18 @@ MANIFEST = Table(
         Key(
             "include",
             ListOf(_text("a path"), "a path or a list of paths", placed=True, or_one=True),
-            "Further manifests, relative to this one; their services, networks and volumes are added.",
+            "Further manifests, relative to this one; what they define is added.",
         ),
         Key("defaults", DEFAULTS, "What every service of this file has that says nothing else."),
         Key("services", MapOf(SERVICE, "a table of services", values.name, _NAME_PATTERN), "The services."),
         Key("networks", MapOf(NETWORK, "a table of networks", values.name, _NAME_PATTERN), "The networks."),
         Key("volumes", MapOf(VOLUME, "a table of volumes", values.name, _NAME_PATTERN), "The named volumes."),
+        Key("secrets", MapOf(SECRET, "a table of secrets", values.name, _NAME_PATTERN), "The secrets."),
+        Key("configs", MapOf(CONFIG, "a table of configs", values.name, _NAME_PATTERN), "The configs."),
     ],
     elsewhere={
         "version": "manifests need none; remove it",
         "service": 'did you mean "services"?',
-        "configs": "mount a file with volumes",
-        "secrets": "mount a file with volumes",
     },
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from orchestrator.manifest.document import UnreadableError
 from orchestrator.manifest.namespaces import check_namespaces, userns
 from orchestrator.manifest.place import Place
 from orchestrator.manifest.schema import SERVICE
+from orchestrator.manifest.values import mount_target
 from orchestrator.spec import (
     HOST,
+    PRIVATE,
     Attachment,
     Dependency,
     Device,
     ExecCheck,
+    Grant,
     Healthcheck,
     HttpCheck,
     Logging,
@@ -36,11 +39,17 @@ from orchestrator.units import format_size, parse_size
 #: The network of services that name none.
 DEFAULT_NETWORK = "default"
 
+#: Where secrets and configs are by default, as in Compose.
+GRANT_FOLDERS = {"secrets": "/run/secrets", "configs": ""}
+#: The content of a secret or config, by section and name; what is wrong with it has been reported.
+Contents = Callable[[str, str], bytes]
+
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
     "device_cgroup_rules",
     "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "mnt", "pid", "ipc", "uts",
-    "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add",
+    "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add", "masked_paths", "read_only_paths", "unmask",
+    "shm_size",
 )  # fmt: skip
 
 
@@ -111,6 +120,15 @@ class Draft:
         return tuple(self.values.get("devices", ()))
 
     @property
+    def grants(self) -> tuple[tuple[Place, str, dict[str, Any]], ...]:
+        """Its secrets and configs, with their places and sections."""
+        return tuple(
+            (place, section, grant)
+            for section in GRANT_FOLDERS
+            for place, grant in self.values.get(section, ())
+        )
+
+    @property
     def networks(self) -> tuple[tuple[Place, Attachment], ...]:
         """Its networks, with their places; empty when it is not on a bridge."""
         if self.values.get("network_mode", "bridge") != "bridge":
@@ -133,9 +151,10 @@ class Draft:
         return (*written, *shared.values())
 
 
-def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
+def build(draft: Draft, active: Collection[str], contents: Contents) -> ServiceSpec:
     """The spec of a service; what is wrong with it by itself is reported.
 
+    :param contents: asked for secrets and configs that it gets, unless it is left out.
     :param active: the services that are not left out. An optional dependency on another one is dropped, and
         the files of a service that is left out need not exist.
     """
@@ -148,6 +167,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
         ports=tuple(port for _, port in draft.ports),
         mounts=mounts,
         devices=tuple(device for _, device in draft.devices),
+        **_grants(draft, contents if draft.name in active else lambda section, name: b""),
         networks=tuple(attachment for _, attachment in draft.networks),
         depends_on=tuple(
             dependency
@@ -168,7 +188,7 @@ def build(draft: Draft, active: Collection[str]) -> ServiceSpec:
     _check_program(draft, spec)
     _check_network_mode(draft, spec)
     check_namespaces(draft, spec)
-    _check_targets(draft)
+    _check_targets(draft, spec)
     return spec
 
 
@@ -192,6 +212,23 @@ def _resolved(place: Place, mount: Mount) -> Mount:
     except ValueError as error:
         place.problem(str(error))
         return mount
+
+
+def _grants(draft: Draft, contents: Contents) -> dict[str, Any]:
+    """Its secrets and configs, with their content."""
+    grants: dict[str, Any] = dict.fromkeys(GRANT_FOLDERS, ())
+    for place, section, grant in draft.grants:
+        source = grant["source"]
+        target = grant.get("target") or source
+        try:
+            if not target.startswith("/"):
+                target = f"{GRANT_FOLDERS[section]}/{target}"
+            target = mount_target(target)
+        except ValueError as error:
+            place.problem(str(error))
+        content = contents(section, source)
+        grants[section] += (Grant(**{**grant, "target": target, "content": content}),)
+    return grants
 
 
 def _environment(draft: Draft, with_files: bool) -> dict[str, str]:
@@ -337,10 +374,26 @@ def _check_network_mode(draft: Draft, spec: ServiceSpec) -> None:
             )
 
 
-def _check_targets(draft: Draft) -> None:
+def _check_targets(draft: Draft, spec: ServiceSpec) -> None:
+    """Nothing is mounted where something else is."""
+    if "shm_size" in draft.values:
+        if any(mount.target == "/dev/shm" for mount in spec.mounts):
+            draft.problem(("shm_size",), "has no meaning beside a mount on /dev/shm (give that one the size)")
+        if spec.ipc != PRIVATE:
+            draft.problem(("shm_size",), f'has no meaning with ipc "{spec.ipc}", whose /dev/shm is used')
     taken: dict[str, Place] = {}
-    entries: tuple[tuple[Place, Mount | Device], ...] = (*draft.mounts, *draft.devices)
-    for place, entry in entries:
-        if entry.target in taken:
-            place.problem(f'"{entry.target}" is mounted on already, at {taken[entry.target]}')
-        taken.setdefault(entry.target, place)
+    places = [
+        *(place for place, _ in draft.mounts),
+        *(place for place, _, _ in draft.grants),
+        *(place for place, _ in draft.devices),
+    ]
+    mounted: tuple[Mount | Grant | Device, ...] = (
+        *spec.mounts,
+        *spec.secrets,
+        *spec.configs,
+        *(device for _, device in draft.devices),
+    )
+    for place, mount in zip(places, mounted, strict=True):
+        if mount.target in taken:
+            place.problem(f'"{mount.target}" is mounted on already, at {taken[mount.target]}')
+        taken.setdefault(mount.target, place)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 import signal
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from orchestrator import capabilities
@@ -18,6 +20,8 @@ from orchestrator.units import format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
 MAX_INTEGER = (1 << 63) - 1
+#: The highest uid or gid: (uid_t) -1 means "unchanged" to the kernel (chown(2), setresuid(2)).
+MAX_ID = (1 << 32) - 2
 
 #: Names of getrlimit(2)'s resources, in lower case without RLIMIT_.
 ULIMITS = (
@@ -178,12 +182,12 @@ def hostname(value: str) -> str:
 def user(value: str | int) -> str:
     """``user``, ``user:group``, each a name or a number."""
     if isinstance(value, int):
-        return str(integer(value, 0, (1 << 32) - 2))
+        return str(integer(value, 0, MAX_ID))
     if not _USER.fullmatch(value):
         raise ValueError(f'"{value}" is not a user (write "name", "1000" or "1000:1000")')
     for part in value.split(":"):
         if part.isdecimal():
-            integer(part, 0, (1 << 32) - 2)  # (uid_t) -1 means "unchanged" to the kernel: setresuid(2)
+            integer(part, 0, MAX_ID)
     return value
 
 
@@ -287,6 +291,41 @@ def mount_target(value: str) -> str:
     if path == "/" or path == "/proc" or path.startswith("/proc/"):
         raise ValueError(f'nothing can be mounted on "{path}" (any other absolute path)')
     return path
+
+
+def hidden_path(value: str) -> str:
+    """A path to mask or to make read-only: anything but ``/`` itself."""
+    path = container_path(value)
+    if path == "/":
+        raise ValueError(
+            '"/" is the whole container (for a root that cannot be written to: read_only = true)'
+        )
+    return path
+
+
+def unmask(value: str) -> str:
+    """``all``, or a path of /proc or /sys, in which ``*`` and the like stand for a part of a name (glob(7))."""
+    if value == "all":
+        return value
+    path = container_path(value)
+    if not path.startswith(("/proc/", "/sys/")):
+        raise ValueError(f'"{value}" is not masked by default (allowed: "all", or paths in /proc and /sys)')
+    return path
+
+
+def granted(value: str | dict[str, Any]) -> dict[str, Any]:
+    """A secret or config that a service gets; a relative target is completed by who knows which of both it is."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+def origin(values: dict[str, str]) -> dict[str, str]:
+    """Where a secret or config comes from: one place."""
+    if len(values) != 1:
+        found = (
+            f"has {' and '.join(values)} at once" if values else "does not say where its content comes from"
+        )
+        raise ValueError(f"{found} (allowed: one of file, environment, and for configs content)")
+    return values
 
 
 def words(value: str) -> tuple[str, ...]:
@@ -443,29 +482,47 @@ def is_path(source: str) -> bool:
     return source.startswith(("/", ".", "~"))
 
 
+#: Options of a mount in short syntax -> what they mean; which kind of mount may have them is checked after.
+_MOUNT_OPTIONS: dict[str, dict[str, Any]] = {
+    "ro": {"read_only": True},
+    "rw": {"read_only": False},
+    "z": {"relabel": "shared"},
+    "Z": {"relabel": "private"},
+    "nocopy": {"nocopy": True},
+    **{f"{r}{word}": {"propagation": word} for word in ("private", "slave", "shared") for r in ("", "r")},
+    **{word: {} for word in ("consistent", "cached", "delegated")},  # they mean something on a Mac only
+}
+#: Which kinds of mount a key of the long syntax is for.
+_MOUNT_KEYS = {
+    "create": ("bind",), "propagation": ("bind",), "relabel": ("bind", "volume"), "subpath": ("volume",),
+    "nocopy": ("volume",), "size": ("tmpfs",), "mode": ("tmpfs",), "nr_inodes": ("tmpfs",), "uid": ("tmpfs",),
+    "gid": ("tmpfs",), "exec": ("tmpfs",), "owner": ("bind", "volume"),
+}  # fmt: skip
+
+
 def volume(value: str) -> Mount:
-    """A mount in short syntax: ``source:target[:ro|rw]``; a bind's source is left as it was written."""
+    """A mount in short syntax: ``source:target[:options]``; a bind's source is left as it was written."""
     source, colon, rest = value.partition(":")
     if not colon or not source:
         raise ValueError(
             f'"{value}" names no source (write "volume:/path" or "./folder:/path"; for a temporary folder use tmpfs)'
         )
-    target, colon, access = rest.partition(":")
-    if colon and access not in ("ro", "rw"):
-        raise ValueError(f'"{access}" is not an option of a mount (allowed: ro, rw)')
-    return Mount(
-        type="bind" if is_path(source) else "volume",
-        source=source,
-        target=mount_target(target),
-        read_only=access == "ro",
-        create=is_path(source),
-    )
+    target, colon, options = rest.partition(":")
+    values: dict[str, Any] = {"source": source, "target": mount_target(target)}
+    for option in options.split(",") if colon else ():
+        if option not in _MOUNT_OPTIONS:
+            raise ValueError(f'"{option}" is not an option of a mount (allowed: {", ".join(_MOUNT_OPTIONS)})')
+        values |= _MOUNT_OPTIONS[option]
+    if is_path(source):
+        values["create"] = True
+    return volume_table(values)
 
 
 def volume_table(values: dict[str, Any]) -> Mount:
-    """A mount in long syntax; ``bind`` and ``tmpfs`` tables are Compose's way of writing some of the keys."""
-    nested = values.pop("bind", {}) | values.pop("tmpfs", {})
+    """A mount in long syntax; tables ``bind``, ``volume`` and ``tmpfs`` are Compose's way of writing some keys."""
+    nested = values.pop("bind", {}) | values.pop("volume", {}) | values.pop("tmpfs", {})
     values = values | nested
+    values.pop("consistency", None)
     source = values.get("source", "")
     kind = values.setdefault("type", "bind" if is_path(source) else "volume")
     if kind == "tmpfs" and source:
@@ -476,28 +533,53 @@ def volume_table(values: dict[str, Any]) -> Mount:
         )
     if kind == "volume" and is_path(source):
         raise ValueError(f'"{source}" is not the name of a volume (for a path of the host use type = "bind")')
-    for key, owner in (("create", "bind"), ("size", "tmpfs"), ("mode", "tmpfs")):
-        if key in values and kind != owner:
-            raise ValueError(f'"{key}" has no meaning for a {kind} (only for a {owner})')
-    if "owner" in values and kind == "tmpfs":
-        raise ValueError('"owner" has no meaning for a tmpfs, which is nowhere on the host')
+    for key, owners in _MOUNT_KEYS.items():
+        if key in values and kind not in owners:
+            raise ValueError(f'"{key}" has no meaning for a {kind} (only for a {" or ".join(owners)})')
+    if "owner" in values and values.get("propagation", "private") != "private":
+        raise ValueError('"owner" cannot be combined with propagation: later mounts have owners of their own')
     return Mount(**values)
 
 
+def bind_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Compose's options of a bind, in our words."""
+    words = {"create_host_path": "create", "selinux": "relabel"}
+    labels = {"z": "shared", "Z": "private"}
+    return {words.get(key, key): labels.get(value, value) for key, value in values.items()}
+
+
+def subpath(value: str) -> str:
+    """A path within a volume, without ``.`` and ``..``."""
+    parts = value.split("/")
+    if value.startswith("/") or ".." in parts or not any(part not in ("", ".") for part in parts):
+        raise ValueError(f'"{value}" is not a path within a volume (write it like "data/files")')
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
 def tmpfs(value: str) -> Mount:
-    """A tmpfs in short syntax: ``target[:size=64M,mode=1777,ro]``."""
+    """A tmpfs in short syntax: ``target[:size=64M,mode=1777,uid=1000,exec]``."""
+    readers: dict[str, Callable[[str], int]] = {
+        "size": partial(size, minimum=1),
+        "mode": mode,
+        "nr_inodes": partial(integer, minimum=1),
+        "uid": partial(integer, minimum=0, maximum=MAX_ID),
+        "gid": partial(integer, minimum=0, maximum=MAX_ID),
+    }
     target, _, options = value.partition(":")
     values: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
         key, equals, text = option.partition("=")
         if key in ("ro", "rw") and not equals:
             values["read_only"] = key == "ro"
-        elif key == "size" and equals:
-            values["size"] = size(text, 1)
-        elif key == "mode" and equals:
-            values["mode"] = mode(text)
-        else:
-            raise ValueError(f'"{option}" is not an option of a tmpfs (allowed: size=, mode=, ro, rw)')
+        elif key in ("exec", "noexec") and not equals:
+            values["exec"] = key == "exec"
+        elif key in readers and equals:
+            values[key] = readers[key](text)
+        elif option not in ("nosuid", "nodev"):  # a tmpfs is never otherwise
+            allowed = ", ".join(f"{name}=" for name in readers)
+            raise ValueError(
+                f'"{option}" is not an option of a tmpfs (allowed: {allowed}, ro, rw, exec, noexec, nosuid, nodev)'
+            )
     return Mount(type="tmpfs", target=mount_target(target), **values)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from orchestrator.kernel.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from orchestrator.runtime.child import Refused
+from orchestrator.runtime.child_paths import is_kernels
 
 _MAX_FILE = 1 << 20
 
@@ -60,7 +61,9 @@ def _rows(root: int, path: str, fields: int) -> list[list[str]]:
     except OSError:
         return []
     try:
-        data = os.read(fd, _MAX_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        # Nor a link to /proc/kmsg or the like, where reading takes away what others want to read.
+        plain = stat.S_ISREG(os.fstat(fd).st_mode) and not is_kernels(fd)
+        data = os.read(fd, _MAX_FILE) if plain else b""
     finally:
         os.close(fd)
     rows = [line.split(":") for line in data.decode("utf-8", "replace").splitlines()]

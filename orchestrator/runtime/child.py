@@ -7,15 +7,17 @@ The operations themselves are in ``child_operations``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from orchestrator.kernel.operations import Operation
+from orchestrator.kernel.syscalls import set_file_ids
 from orchestrator.runtime.idmap import IDENTITY, IdMap, outside
 from orchestrator.runtime.protocol import send
 
@@ -44,6 +46,11 @@ class Child:
         self.uid_map = self.gid_map = IDENTITY
         #: Pidfds of processes that have been killed and must be reaped.
         self.zombies: list[int] = []
+        #: The container's root before pivot_root: a descriptor, and its path on the host.
+        self.root = -1
+        self.root_path = ""
+        #: What has been mounted at which target: device and inode.
+        self.attached: dict[str, tuple[int, int]] = {}
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
 
@@ -57,6 +64,16 @@ class Child:
     def host_gid(self, gid: int) -> int:
         """As :meth:`host_uid`, of a group."""
         return _mapped(self.gid_map, gid, "group")
+
+    @contextlib.contextmanager
+    def as_host(self) -> Iterator[None]:
+        """What is made meanwhile belongs to root of the host."""
+        own = self.host_uid(0), self.host_gid(0)
+        set_file_ids(0, 0)
+        try:
+            yield
+        finally:
+            set_file_ids(*own)
 
     def stage(self, name: str) -> None:
         """A stage of the start has ended: note how long it took."""

@@ -1,22 +1,23 @@
 """What a child does about files: layers, pivot_root, mounts, devices, masks.
 
 Sources on the host are opened *before* pivot_root; targets are resolved only *after* it, when the host's files are
-out of reach, and beneath the new root (RESOLVE_IN_ROOT).
+out of reach, and beneath the new root (``child_paths``).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
+from binascii import a2b_base64
 from collections.abc import Callable
 
 from orchestrator.kernel import operations
 from orchestrator.kernel.syscalls import (
+    AT_EMPTY_PATH,
     AT_RECURSIVE,
     MNT_DETACH,
-    MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_BIND,
@@ -28,8 +29,7 @@ from orchestrator.kernel.syscalls import (
     MS_REC,
     MS_REMOUNT,
     OPEN_TREE_CLONE,
-    RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_BENEATH,
     RESOLVE_NO_SYMLINKS,
     mount,
     mount_setattr,
@@ -40,45 +40,12 @@ from orchestrator.kernel.syscalls import (
     set_file_ids,
     umount,
 )
-from orchestrator.runtime.child import Child
+from orchestrator.runtime.child import Child, Refused
+from orchestrator.runtime.child_paths import ensure, open_beneath, place
 from orchestrator.runtime.idmap import outside
 
-_MAX_LINKS = 40  # as the kernel has it (path_resolution(7))
-
-
-def open_beneath(path: str, flags: int, resolve: int = 0) -> int:
-    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-    try:
-        return openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
-    finally:
-        os.close(root)
-
-
-def _ensure(path: str, folder: bool, resolve: int = 0, links: int = 0) -> int:
-    """An O_PATH descriptor of ``path`` in the container; made, with its parents, if it is missing.
-
-    A symbolic link to nowhere is followed, beneath the container's root, and what it points to is made.
-    """
-    try:
-        return open_beneath(path, os.O_PATH | (os.O_DIRECTORY if folder else 0), resolve)
-    except FileNotFoundError:
-        parent_path, _, name = path.rstrip("/").rpartition("/")
-        parent = _ensure(parent_path or "/", True, resolve, links)
-    try:
-        if folder:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
-        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    except FileExistsError:
-        if links >= _MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
-        target = os.readlink(name, dir_fd=parent)
-    finally:
-        os.close(parent)
-    return _ensure(
-        target if target.startswith("/") else f"{parent_path}/{target}", folder, resolve, links + 1
-    )
+_CGROUPS = "/sys/fs/cgroup"
+_NULL = os.makedev(1, 3)
 
 
 def _layers(child: Child, directory: str, layers: list[tuple[str, str, str]]) -> None:
@@ -100,37 +67,15 @@ def _overlay(child: Child, target: str, lower: list[str], upper: str, work: str)
         return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
     lowers = ":".join(map(escape, lower))
-    mount(
-        "overlay", target, "overlay", MS_NODEV,
-        f"lowerdir={lowers},upperdir={escape(upper)},workdir={escape(work)}",
-    )  # fmt: skip
-
-
-def _open_tree(child: Child, slot: str, path: str, recursive: bool, read_only: bool, ids: str) -> None:
-    """:param ids: whose map the mount gets: ``container``, or the slot of another user namespace; "" for none."""
-    recurse = AT_RECURSIVE if recursive else 0
-    tree = open_tree(path, OPEN_TREE_CLONE | recurse)
-    attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if read_only else 0)
-    mount_setattr(tree, attributes, recursive)
-    if ids:
-        _idmap(child, tree, recursive, ids)
-    child.slots[slot] = tree
-
-
-def _idmap(child: Child, tree: int, recursive: bool, ids: str = "container") -> None:
-    namespace = child.user_namespace if ids == "container" else child.slots[ids]
-    mount_setattr(tree, MOUNT_ATTR_IDMAP, recursive, namespace)
-
-
-def _idmap_folders(child: Child, paths: list[str]) -> None:
-    """Cover folders with idmapped mounts of themselves, for an overlay to be made of (it takes paths, not mounts)."""
-    for path in paths:
-        tree = open_tree(path, OPEN_TREE_CLONE)
-        _idmap(child, tree, recursive=False)
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        move_mount(tree, place)
-        os.close(place)
-        os.close(tree)
+    options = f"lowerdir={lowers},upperdir={escape(upper)},workdir={escape(work)}"
+    if child.root < 0:
+        mount("overlay", target, "overlay", MS_NODEV, options)
+        child.root, child.root_path = os.open(target, os.O_PATH | os.O_CLOEXEC), target
+        return
+    # An upper folder that a container had before may have a link in this place by now.
+    inner = target.removeprefix(child.root_path + "/")
+    fd = openat2(child.root, inner, os.O_PATH | os.O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    _mount_on(fd, "overlay", "overlay", MS_NODEV, options)
 
 
 def _private_mounts(child: Child) -> None:
@@ -140,6 +85,8 @@ def _private_mounts(child: Child) -> None:
 def _pivot_root(child: Child, root: str) -> None:
     # The old root ends up on top of the new one's "." and is detached from there (pivot_root(2), NOTES).
     os.chdir(root)
+    if child.root >= 0:
+        os.close(child.root)
     pivot_root(".", ".")
     umount(".", MNT_DETACH)
     os.chdir("/")
@@ -154,32 +101,59 @@ def _mount_on(fd: int, source: str, fstype: str, flags: int, data: str) -> None:
 
 def _mount(child: Child, fstype: str, target: str, flags: int, data: str) -> None:
     # The kernel's own file systems go where their names say: an image whose /proc is a symlink is refused.
-    _mount_on(_ensure(target, True, RESOLVE_NO_SYMLINKS), fstype, fstype, flags, data)
+    _mount_on(ensure(target, True, RESOLVE_NO_SYMLINKS), fstype, fstype, flags, data)
 
 
-def _tmpfs(child: Child, target: str, flags: int, data: str) -> None:
-    _mount_on(_ensure(target, True), "tmpfs", "tmpfs", flags, data)
+def _tmpfs(child: Child, target: str, flags: int, data: str, uid: int, gid: int) -> None:
+    owner = f"uid={child.host_uid(uid)},gid={child.host_gid(gid)}"
+    _mount_on(place(target, True), "tmpfs", "tmpfs", flags, f"{data},{owner}")
 
 
 def _attach_tree(child: Child, slot: str, target: str) -> None:
     tree = child.slots.pop(slot)
-    fd = _ensure(target, stat.S_ISDIR(os.fstat(tree).st_mode))
+    info = os.fstat(tree)
+    fd = place(target, stat.S_ISDIR(info.st_mode))
     move_mount(tree, fd)
+    child.attached[target] = info.st_dev, info.st_ino
     os.close(fd)
     os.close(tree)
 
 
-def _files(child: Child, files: dict[str, str]) -> None:
-    """Small files in memory, each mounted where it belongs. They are made where /proc is about to be mounted."""
+def _files(child: Child, files: list[str], read_only: bool) -> None:
+    """Small files of the container's own, as slots file0, file1, ..."""
     _mount(child, "tmpfs", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=256k")
-    for number, (target, text) in enumerate(files.items()):
-        path = f"/proc/{number}"
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        os.write(fd, text.encode())
-        os.close(fd)
-        child.slots[path] = open_tree(path, OPEN_TREE_CLONE)
-        _attach_tree(child, path, target)
+    owner = child.host_uid(0), child.host_gid(0)
+    for number, text in enumerate(files):
+        _file(child, f"file{number}", text.encode(), owner, 0o644, read_only)
     umount("/proc", MNT_DETACH)
+
+
+def _secrets(child: Child, files: list[tuple[str, int, int, int]]) -> None:
+    """Secrets and configs, as slots secret0, ...: in a ramfs, whose pages are never swapped out (tmpfs.rst)."""
+    _mount(child, "ramfs", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for number, (content, uid, gid, mode) in enumerate(files):
+        owner = child.host_uid(uid), child.host_gid(gid)
+        _file(child, f"secret{number}", a2b_base64(content), owner, mode, True)
+    umount("/proc", MNT_DETACH)
+
+
+def _file(
+    child: Child, slot: str, content: bytes, owner: tuple[int, int], mode: int, read_only: bool
+) -> None:
+    """One file in what is mounted on /proc just now, as a mount of its own.
+
+    Before Linux 6.15 a mount can only be cloned while it is attached somewhere, and /proc is about to be covered.
+    """
+    path = f"/proc/{slot}"
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    while content:
+        content = content[os.write(fd, content) :]
+    os.fchown(fd, *owner)
+    os.fchmod(fd, mode)
+    os.close(fd)
+    child.slots[slot] = tree = open_tree(path, OPEN_TREE_CLONE)
+    if read_only:
+        mount_setattr(tree, MOUNT_ATTR_RDONLY)
 
 
 def _devices(child: Child, devices: list[tuple[str, int, int]], links: list[tuple[str, str]]) -> None:
@@ -224,7 +198,33 @@ def _nodes(child: Child, nodes: list[tuple[str, str, int, int, int, int, int]]) 
     umount("/proc", MNT_DETACH)
 
 
+def _cgroups(child: Child, names: list[str], links: list[tuple[str, str]]) -> None:
+    """The container's own cgroups (slots cgroup0, ...), read-only, where programs look for them.
+
+    One without a name is all there is (v2); otherwise each has its folder, as on a v1 host.
+    """
+    attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+    flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if names != [""]:
+        _mount(child, "tmpfs", _CGROUPS, flags & ~MS_RDONLY, "mode=755,size=64k")
+    for number, name in enumerate(names):
+        path = f"{_CGROUPS}/{name}"
+        if name:
+            os.mkdir(path, 0o755)
+        tree = child.slots.pop(f"cgroup{number}")
+        mount_setattr(tree, attributes)
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # the kernel's, or just made: no links
+        move_mount(tree, fd)
+        os.close(fd)
+        os.close(tree)
+    for link, name in links:
+        os.symlink(name, f"{_CGROUPS}/{link}")
+    if names != [""]:
+        mount("", _CGROUPS, "", MS_REMOUNT | MS_BIND | flags)
+
+
 def _mask(child: Child, path: str) -> None:
+    """Hide one of the kernel's own files, while nothing is mounted but these: no link can lead astray."""
     try:
         info = os.lstat(path)
     except FileNotFoundError:
@@ -235,7 +235,28 @@ def _mask(child: Child, path: str) -> None:
         mount("/dev/null", path, "", MS_BIND)
 
 
+def _hide(child: Child, path: str) -> None:
+    """Hide a path that the manifest names, wherever the image has it. What is not there need not be hidden."""
+    try:
+        fd = open_beneath(path, os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        _mount_on(fd, "tmpfs", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k")
+        return
+    # A volume on /dev may have put something else in its place (CVE-2025-31133).
+    null = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    info = os.fstat(null)
+    if not stat.S_ISCHR(info.st_mode) or info.st_rdev != _NULL:
+        raise Refused("/dev/null, which hides files, has been replaced by a mount")
+    tree = open_tree("", OPEN_TREE_CLONE | AT_EMPTY_PATH, null)
+    move_mount(tree, fd)
+    for each in (null, tree, fd):
+        os.close(each)
+
+
 def _read_only(child: Child, path: str) -> None:
+    """Forbid to write to one of the kernel's own files; ``place`` sees to it that nothing covers them."""
     try:
         mount(path, path, "", MS_BIND | MS_REC)
     except FileNotFoundError:
@@ -243,13 +264,28 @@ def _read_only(child: Child, path: str) -> None:
     mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
+def _write_protect(child: Child, path: str) -> None:
+    """Make a path that the manifest names read-only, with all that is mounted in it."""
+    try:
+        fd = open_beneath(path, os.O_PATH)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    tree = open_tree("", OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE, fd)
+    mount_setattr(tree, MOUNT_ATTR_RDONLY, recursive=True)
+    move_mount(tree, fd)
+    os.close(tree)
+    os.close(fd)
+
+
 def _read_only_roots(child: Child, targets: list[str]) -> None:
     for target in targets:
-        mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV)
+        fd = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        mount_setattr(fd, MOUNT_ATTR_RDONLY)
+        os.close(fd)
 
 
 def _work(child: Child, path: str) -> None:
-    fd = _ensure(path, True)
+    fd = ensure(path, True)
     os.fchdir(fd)
     os.close(fd)
 
@@ -257,19 +293,21 @@ def _work(child: Child, path: str) -> None:
 OPERATIONS: dict[str, Callable[..., None]] = {
     "layers": _layers,
     "overlay": _overlay,
-    "open-tree": _open_tree,
-    "idmap-folders": _idmap_folders,
     "private-mounts": _private_mounts,
     "pivot-root": _pivot_root,
     "mount": _mount,
     "tmpfs": _tmpfs,
     "attach-tree": _attach_tree,
     "files": _files,
+    "secrets": _secrets,
     "devices": _devices,
     "sysctl": _sysctl,
     "nodes": _nodes,
+    "cgroups": _cgroups,
     "mask": _mask,
+    "hide": _hide,
     "read-only": _read_only,
+    "write-protect": _write_protect,
     "read-only-roots": _read_only_roots,
     "work": _work,
 }

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 
 from orchestrator.kernel.syscalls import (
+    AT_EMPTY_PATH,
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -22,13 +23,16 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
+    OPEN_TREE_CLONE,
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     PR_SET_SECUREBITS,
+    RESOLVE_NO_SYMLINKS,
     SECBIT_NO_SETUID_FIXUP,
     clone3,
     close_range,
     join_session_keyring,
+    open_tree,
     owning_user_namespace,
     prctl,
     set_file_ids,
@@ -37,6 +41,7 @@ from orchestrator.kernel.syscalls import (
 )
 from orchestrator.runtime.accounts import find_account
 from orchestrator.runtime.child import Child
+from orchestrator.runtime.child_paths import open_beneath
 from orchestrator.runtime.idmap import IdMap, for_owner, render
 from orchestrator.runtime.protocol import send
 
@@ -160,6 +165,20 @@ def _namespaces(
     child.zombies.append(holder.dismiss())
 
 
+def _shared_memory_of(child: Child, slot: str) -> None:
+    """Take the /dev/shm of a process (a pidfd), to be mounted in this container as well."""
+    prctl(PR_SET_DUMPABLE, 0)  # as in :func:`_join`
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    setns(child.slots[slot], CLONE_NEWNS)
+    try:
+        source = open_beneath("/dev/shm", os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+        child.slots["shm"] = open_tree("", OPEN_TREE_CLONE | AT_EMPTY_PATH, source)
+        os.close(source)
+    finally:
+        setns(own, CLONE_NEWNS)
+        os.close(own)
+
+
 def _owner(child: Child, slot: str) -> None:
     """The container's user namespace is the one that owns the namespace ``slot``."""
     child.user_namespace = owning_user_namespace(child.slots[slot])
@@ -236,6 +255,7 @@ def _tidy(child: Child) -> None:
 
 OPERATIONS: dict[str, Callable[..., None]] = {
     "namespaces": _namespaces,
+    "shared-memory-of": _shared_memory_of,
     "owner": _owner,
     "user-namespace-of": _user_namespace_of,
     "mount-map": _mount_map,

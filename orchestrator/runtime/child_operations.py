@@ -12,7 +12,7 @@ from orchestrator.kernel.syscalls import (
     PR_SET_PDEATHSIG,
     prctl,
 )
-from orchestrator.runtime import child_files, child_namespaces, child_program, child_user
+from orchestrator.runtime import child_files, child_namespaces, child_program, child_user, child_volume
 from orchestrator.runtime.child import Child, Refused
 
 
@@ -54,5 +54,6 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     **child_namespaces.OPERATIONS,
     **child_files.OPERATIONS,
     **child_user.OPERATIONS,
+    **child_volume.OPERATIONS,
     **child_program.OPERATIONS,
 }

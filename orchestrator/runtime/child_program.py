@@ -12,23 +12,23 @@ import termios
 from collections.abc import Callable
 
 from orchestrator.kernel.syscalls import (
+    DEVPTS_SUPER_MAGIC,
     RESOLVE_NO_SYMLINKS,
     close_range,
     set_name,
     statfs_type,
 )
 from orchestrator.runtime.child import Child, Refused
-from orchestrator.runtime.child_files import open_beneath
+from orchestrator.runtime.child_paths import open_beneath
 from orchestrator.runtime.protocol import send
 
-_DEVPTS_SUPER_MAGIC = 0x1CD1  # linux/magic.h
 _PTMX_DEVICE = os.makedev(5, 2)
 
 
 def _terminal(child: Child, rows: int, columns: int) -> None:
     """Make a terminal in the container's own devpts, hand its master end out, and sit on the other end."""
     master = open_beneath("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, RESOLVE_NO_SYMLINKS)
-    if os.fstat(master).st_rdev != _PTMX_DEVICE or statfs_type(master) != _DEVPTS_SUPER_MAGIC:
+    if os.fstat(master).st_rdev != _PTMX_DEVICE or statfs_type(master) != DEVPTS_SUPER_MAGIC:
         raise Refused("/dev/pts/ptmx in the container is not a pseudoterminal multiplexer")
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock

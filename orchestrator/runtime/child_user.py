@@ -20,7 +20,7 @@ from orchestrator.kernel.syscalls import (
 )
 from orchestrator.runtime.accounts import find_account
 from orchestrator.runtime.child import Child, Refused
-from orchestrator.runtime.child_files import open_beneath
+from orchestrator.runtime.child_paths import open_beneath
 
 #: Names of setrlimit(2)'s resources, in the order of their numbers (asm-generic/resource.h).
 _LIMITS = (
@@ -58,9 +58,14 @@ def _user(child: Child, user: str, terminal: bool, further: list[str]) -> None:
 
 def _adopt(child: Child, target: str) -> None:
     """A volume that is new (empty, root's) belongs to the user of the first container that mounts it."""
-    fd = open_beneath(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fd = open_beneath(target, os.O_RDONLY | os.O_DIRECTORY)
+    except NotADirectoryError:
+        return  # a part of a volume may be a file
     try:
         info = os.fstat(fd)
+        if child.attached[target] != (info.st_dev, info.st_ino):
+            return  # another mount covers it: a link of the image led both to one place
         if child.user != (0, 0) and (info.st_uid, info.st_gid) == (0, 0) and not os.listdir(fd):
             os.fchown(fd, *child.user)
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import os
 import signal
@@ -290,8 +291,13 @@ class SpawnerHandle:
             if process:
                 process.close()
 
+    def dismiss(self) -> None:
+        """Say that nothing is left to be swept; :meth:`close` must follow."""
+        with contextlib.suppress(OSError):  # then it looks for itself
+            send(self._control, {"op": "end"})
+
     async def close(self) -> None:
-        """Hang up: the spawner kills what is left of its children and exits."""
+        """Hang up: the spawner kills what is left of its children and exits, or becomes the sweeper."""
         self._loop.remove_reader(self._control)
         self._loop.remove_writer(self._control)
         self._control.close()

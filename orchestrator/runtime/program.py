@@ -47,6 +47,8 @@ class RootfsPart:
     :param directory: of the writable layers, made with them on the first start.
     :param files: small files of the container's own, by target.
     :param nodes: the devices that it is given.
+    :param cgroups: those of its cgroups that it may look at.
+    :param masked_cpus: the files of this host that ``rootfs.MASKED_OF_CPUS`` means.
     """
 
     root: str
@@ -55,6 +57,8 @@ class RootfsPart:
     binds: tuple[rootfs.Bind, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
+    cgroups: tuple[rootfs.CgroupMount, ...] = ()
+    masked_cpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +231,20 @@ def compile_start(
     if spec.uts == PRIVATE:
         operations.append(["hostname", hostname])
     if own_files:
-        tmpfs = [mount for mount in spec.mounts if mount.type == "tmpfs"]
+        if spec.ipc == HOST:
+            operations.append(["open-tree", "shm", "/dev/shm", False, False])
+        elif "ipc" in namespaces.neighbours:  # POSIX shared memory is files there (shm_overview(7))
+            operations.append(["shared-memory-of", namespaces.neighbours["ipc"]])
         operations += rootfs.enter_root(
-            files.root, files.directory, files.layers, files.binds, maps, spec.user
+            files.root, files.directory, files.layers, files.binds, files.cgroups, maps, spec.user
         )
-        operations.append(["files", files.files])
+        operations.append(["files", list(files.files.values()), spec.read_only])
+        operations += rootfs.secrets(spec)
         operations += rootfs.make_nodes(files.nodes)
-        operations += rootfs.default_mounts(maps)
-        operations += rootfs.attach_mounts(files.binds, tmpfs, files.nodes)
+        masked = rootfs.masked_paths(spec, files.masked_cpus)
+        shm_size = spec.shm_size if spec.ipc == PRIVATE else None
+        operations += rootfs.default_mounts(files.cgroups, masked, shm_size, maps)
+        operations += rootfs.attach_mounts(spec, files.binds, files.files, files.nodes)
     operations.append(["stage", "rootfs"])
     if network.wait:
         operations.append(["wait"])
@@ -242,7 +252,7 @@ def compile_start(
     operations.append(["stage", "network"])
     operations += sysctls
     if own_files:
-        operations += rootfs.restrict(files.layers if spec.read_only else ())
+        operations += rootfs.restrict(spec, files.layers)
     elif maps:
         operations += [["join", namespaces.neighbours["mnt"], ["mnt"]], rootfs.act_as(maps)]
     elif "mnt" in namespaces.neighbours:
@@ -364,28 +374,38 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "join": lambda slot, kinds: f"join {', '.join(kinds)} namespace of {slot}",
     "hostname": lambda name: f"set hostname {name}",
     "layers": lambda directory, layers: f"make writable layers in {directory}",
-    "files": lambda files: "make " + " ".join(files),
+    "files": lambda files, read_only: f"make {len(files)} {'read-only ' if read_only else ''}files in memory",
+    "secrets": lambda files: f"make {len(files)} read-only files of secrets and configs in memory",
     "overlay": lambda target, lower, upper, work: (
         f"mount overlay on {target} (lower {':'.join(lower)}, upper {upper}, work {work})"
     ),
-    "open-tree": lambda slot, path, recursive, read_only, ids: (
-        f"open {path}{' read-only' if read_only else ''}{f' with ids of {ids}' if ids else ''} as {slot}"
+    "open-tree": lambda slot, path, recursive, read_only, propagation="private", subpath="", ids="": (
+        f"open {path}{subpath and '/' + subpath}{' read-only' if read_only else ''}"
+        f"{'' if propagation == 'private' else f', {propagation} with the host,'}"
+        f"{f' with ids of {ids}' if ids else ''} as {slot}"
     ),
+    "shared-memory-of": lambda slot: f"open /dev/shm of {slot} as shm",
     "idmap-folders": lambda paths: f"idmap {' '.join(paths)}",
     "sysctl": lambda key, value: f"set {key} to {value}",
+    "fill": lambda slot, target: f"fill {slot} with the image's {target} if it is a new volume",
     "pivot-root": lambda root: f"pivot_root to {root}",
     "mount": lambda fstype, target, flags, data: (
         f"mount {fstype} on {target}" + (f" ({data})" if data else "")
     ),
-    "tmpfs": lambda target, flags, data: f"mount tmpfs on {target} ({data})",
+    "tmpfs": lambda target, flags, data, uid, gid: f"mount tmpfs on {target} ({data},uid={uid},gid={gid})",
     "attach-tree": lambda slot, target: f"mount {slot} on {target}",
     "devices": lambda devices, links: "make devices " + " ".join(device[0] for device in devices),
     "nodes": lambda nodes: (
         "make devices "
         + ", ".join(f"{slot} ({kind} {major}:{minor})" for slot, kind, major, minor, *_ in nodes)
     ),
+    "cgroups": lambda names, links: (
+        f"mount {' '.join(name or 'cgroup2' for name in names)} read-only in /sys/fs/cgroup"
+    ),
     "mask": lambda path: f"mask {path}",
+    "hide": lambda path: f"mask {path}",
     "read-only": lambda path: f"make {path} read-only",
+    "write-protect": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
     "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",

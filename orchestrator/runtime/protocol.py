@@ -7,6 +7,7 @@ message too large for a datagram travels in a memfd, which is then its last desc
 service -> spawner        meaning                                                     descriptors
 ========================  ==========================================================  =======================
 ``launch`` id, program    clone a child and let it run its launch program             the program's, by slot
+``end``                   the service has taken everything back: nothing to sweep     -
 ========================  ==========================================================  =======================
 
 ========================  ==========================================================  =======================

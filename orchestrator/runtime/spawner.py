@@ -128,6 +128,8 @@ class Spawner:
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         #: Whether processes may be left to this one by others of the host's pid namespace.
         self.adopting = False
+        #: Whether there may be something to sweep when the service has gone away.
+        self.sweeping = True
         self.orphaned, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # what it does is to write to that descriptor
@@ -180,7 +182,10 @@ class Spawner:
         if message is None:
             return False
         try:
-            self._launch(message["id"], message["program"], fds)
+            if message["op"] == "end":
+                self.sweeping = False
+            else:
+                self._launch(message["id"], message["program"], fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -238,6 +243,8 @@ class Spawner:
         try:
             assert plumbing.child_status is not None
             plumbing.close_ours()
+            if plumbing.cgroup is not None:
+                os.close(plumbing.cgroup)  # a folder of the host: not even its link in /proc shall be there
             for number in _CHILD_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
@@ -326,7 +333,7 @@ def main(control_fd: int, sweeper: Sequence[str]) -> None:
     spawner = Spawner(control)
     spawner.serve()
     spawner.kill_all()
-    if sweeper:
+    if sweeper and spawner.sweeping:
         os.execv(sweeper[0], list(sweeper))
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from orchestrator.launch.container import Container
 from orchestrator.runtime.program import environment
-from orchestrator.spec import digest
+from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
@@ -62,10 +62,11 @@ def project_containers(project: Project) -> list[ContainerView]:
 def inspect_view(supervisor: Supervisor, isolation: IsolationView) -> InspectView:
     """Everything about one container; ``isolation`` is read from the kernel, and not here."""
     container = supervisor.container
+    spec = redacted(container.spec)
     return InspectView(
         container=container_view(supervisor),
-        spec=msgspec.to_builtins(container.spec),
-        spec_digest=digest(container.spec),
+        spec=msgspec.to_builtins(spec),
+        spec_digest=digest(spec),
         cgroup=dict(container.cgroup.directories),
         rootfs=_rootfs(container),
         log_path=f"{container.log_directory}/container.log",

@@ -153,6 +153,8 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
         await networks.destroy()
         await accounting  # it may have yet to make the cgroup that is removed next
         await asyncio.to_thread(cgroups.group(instance.cgroup_parent).remove_if_empty)
+        if not ledger.owned():
+            spawner.dismiss()
 
 
 async def _run_host(spawner: SpawnerHandle, argv: Sequence[str], stdin: bytes) -> tuple[int, bytes, bytes]:

@@ -7,90 +7,18 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from orchestrator.errors import SpawnerError
-from orchestrator.images.resolve import resolve
 from orchestrator.runtime import rootfs
-from orchestrator.runtime.handle import Process, ProgramFailed, SpawnerHandle
-from orchestrator.runtime.program import (
-    CgroupPart,
-    NamespacesPart,
-    NetworkPart,
-    RootfsPart,
-    compile_exec,
-    compile_start,
-    environment,
-)
-from orchestrator.runtime.userns import IdMaps
+from orchestrator.runtime.handle import ProgramFailed, SpawnerHandle
+from orchestrator.runtime.program import CgroupPart, compile_exec, environment
 from orchestrator.spec import Mount, ServiceSpec, Ulimit
+from support.box import LAST_CAPABILITY, Box, read_all
 
 pytestmark = pytest.mark.requires("root", "overlay", "netns")
-FILES = {"/etc/hostname": "box\n", "/etc/resolv.conf": "# none\n"}
-LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-
-
-class Box:
-    """Starts containers without cgroup and network, and reads what they print."""
-
-    def __init__(self, spawner: SpawnerHandle, directory: Path, maps: IdMaps | None) -> None:
-        self.spawner = spawner
-        self.directory = directory
-        self.maps = maps
-        self.count = 0
-
-    async def start(
-        self, *command: str, binds: tuple[rootfs.Bind, ...] = (), image: str = "host", **spec: Any
-    ) -> Process:
-        self.count += 1
-        base = self.directory / str(self.count)
-        (base / "root").mkdir(parents=True)
-        layers = []
-        lowers = (await asyncio.to_thread(resolve, image, str(self.directory / "images"))).lowers
-        for number, lower in enumerate(lowers):
-            upper, work = (str(base / f"layers/{name}{number}") for name in ("upper", "work"))
-            layers.append(rootfs.Layer(lower.target, lower.folders, upper, work))
-        service = ServiceSpec(name="x", command=command, **spec)
-        files = RootfsPart(str(base / "root"), str(base / "layers"), tuple(layers), binds, FILES)
-        program = compile_start(
-            service, "box", CgroupPart(), files, NetworkPart(new=True), LAST_CAPABILITY,
-            NamespacesPart(self.maps),
-        )  # fmt: skip
-        process = self.spawner.launch(program)
-        await process.cloned()
-        return process
-
-    async def run(self, *command: str, **spec: Any) -> tuple[int, str]:
-        """Run to the end; exit code, and output and errors together."""
-        process = await self.start(*command, **spec)
-        try:
-            await process.started()
-            output = await asyncio.gather(
-                *(asyncio.to_thread(read_all, process.take(n)) for n in ("stdout", "stderr"))
-            )
-            exit = await process.exited()
-            return exit.code, "".join(output)
-        finally:
-            process.close()
-
-
-def read_all(fd: int) -> str:
-    with open(fd, "rb") as file:
-        return file.read().decode()
-
-
-@pytest_asyncio.fixture(params=["host", "own"])
-async def box(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Box]:
-    """In the host's user namespace, and in one of their own: they must not notice the difference."""
-    spawner = await SpawnerHandle.start()
-    tmp_path.chmod(0o755)
-    yield Box(spawner, tmp_path, IdMaps.of_range(0x7000_0000) if request.param == "own" else None)
-    await spawner.close()
 
 
 async def test_a_container_has_namespaces_of_its_own(box: Box) -> None:
@@ -294,7 +222,7 @@ async def test_signals_reach_the_program_with_default_dispositions(tmp_path: Pat
     old = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     spawner = await SpawnerHandle.start()
     signal.signal(signal.SIGUSR2, old)
-    box = Box(spawner, tmp_path, None)
+    box = Box(spawner, tmp_path)
     _, output = await box.run("cat", "/proc/self/status")
     masks = [
         line.split("\t")[1] for line in output.splitlines() if line.startswith(("SigBlk", "SigIgn", "SigCgt"))

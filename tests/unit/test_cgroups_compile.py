@@ -55,6 +55,18 @@ def text(operations: list[Operation]) -> list[str]:
     ]
 
 
+def test_each_folder_of_a_cgroup_is_named_after_all_controllers_of_its_hierarchy() -> None:
+    assert V2.group("a/b").folders == {"/c/a/b": ["unified"]}
+    together = "3 1 0:3 / /c/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+    memory = "5 1 0:5 / /c/m rw - cgroup cgroup rw,memory\n"
+    assert detect(together + memory + UNIFIED, V1_FACTS).group("a").folders == {
+        "/c/cpu,cpuacct/a": ["cpu", "cpuacct"], "/c/m/a": ["memory"], "/c/unified/a": ["unified"],
+    }  # fmt: skip
+    folders = HYBRID.group("a").folders
+    assert "/c/cpuacct/a" not in folders  # a hierarchy that containers are not put in
+    assert folders["/c/memory/a"] == ["memory"]
+
+
 def test_v2_makes_and_limits_the_cgroup_before_the_process_exists() -> None:
     group = V2.group("orch-1/shop/api/1")
     assert text(group.compile_prepare(EVERYTHING, device)) == [

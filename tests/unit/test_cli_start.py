@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from orchestrator.ids import Instance
 from orchestrator.service.client import Client
+from support.waiting import wait_until
 
 #: Prepares an interpreter whose ``sys.executable`` is the program that plays the service.
 SCRIPT = """
@@ -110,6 +115,30 @@ else:
 """,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_while_another_one_begins_or_ends_no_third_is_started(instance: Instance, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    conflict = '{"error": {"code": "conflict", "what": "another service has the lock"}}'
+    os.makedirs(instance.run_dir)
+
+    def begin() -> None:
+        wait_until("one was started", starts.exists)
+        time.sleep(0.5)  # in which several would have been
+        listener.bind(instance.socket)
+        listener.listen()
+
+    with socket.socket(socket.AF_UNIX) as listener, open(f"{instance.run_dir}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(1) as pool:
+            beginning = pool.submit(begin)
+            service = (
+                f"open({str(starts)!r}, 'a').write('x\\n')\nprint({conflict!r}, file=ready, flush=True)\n"
+            )
+            done = ensure(instance, tmp_path, service)
+            beginning.result()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert starts.read_text() == "x\n"
 
 
 def test_a_run_dir_that_cannot_be_made_is_explained(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ SPAWNER_SIDE = (
     "orchestrator.runtime.child",
     "orchestrator.runtime.child_files",
     "orchestrator.runtime.child_operations",
+    "orchestrator.runtime.child_paths",
     "orchestrator.runtime.child_program",
     "orchestrator.runtime.child_user",
     "orchestrator.runtime.idmap",
+    "orchestrator.runtime.child_volume",
     "orchestrator.runtime.protocol",
 )
 #: Command modules that are not a client's: they run or examine the service's side in their own process.

@@ -105,6 +105,43 @@ def _port(target: int, published: int = 0, **more: Any) -> Port:
         ),
         ('device_cgroup_rules = ["c 01:* mr"]', "device_cgroup_rules", ("c 1:* rm",)),
         ('device_cgroup_rules = ["a *:* rwm"]', "device_cgroup_rules", ("b *:* rwm", "c *:* rwm")),
+        (
+            'volumes = ["/s:/d:ro,rslave,Z,cached"]',
+            "mounts",
+            (
+                Mount(
+                    type="bind", source="/s", target="/d", read_only=True, create=True, propagation="slave",
+                    relabel="private",
+                ),
+            ),
+        ),
+        (
+            'volumes = [{ source = "/s", target = "/d", consistency = "cached", '
+            'bind = { propagation = "rshared", selinux = "z" } }]',
+            "mounts",
+            (Mount(type="bind", source="/s", target="/d", propagation="shared", relabel="shared"),),
+        ),
+        (
+            'volumes = ["data:/d:nocopy,z"]',
+            "mounts",
+            (Mount(type="volume", source="data", target="/d", nocopy=True, relabel="shared"),),
+        ),
+        (
+            'volumes = [{ source = "data", target = "/d", volume = { subpath = "./a//b/", nocopy = true } }]',
+            "mounts",
+            (Mount(type="volume", source="data", target="/d", subpath="a/b", nocopy=True),),
+        ),
+        ('shm_size = "1G"', "shm_size", 1 << 30),
+        ('masked_paths = ["/proc/./cpuinfo", "/etc/x/"]', "masked_paths", ("/proc/cpuinfo", "/etc/x")),
+        ('read_only_paths = ["/a"]', "read_only_paths", ("/a",)),
+        ('unmask = "all"', "unmask", ("all",)),
+        ('unmask = ["/proc/asound", "/sys/*"]', "unmask", ("/proc/asound", "/sys/*")),
+        (
+            'tmpfs = "/run:uid=1000,gid=7,nr_inodes=99,exec,nosuid,nodev"',
+            "mounts",
+            (Mount(type="tmpfs", target="/run", uid=1000, gid=7, nr_inodes=99, exec=True),),
+        ),
+        ('tmpfs = "/run:exec,noexec"', "mounts", (Mount(type="tmpfs", target="/run"),)),
         ('tmpfs = "/run"', "mounts", (Mount(type="tmpfs", target="/run"),)),
         (
             'tmpfs = ["/run:size=64M,mode=1777,ro"]',

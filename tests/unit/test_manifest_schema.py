@@ -25,7 +25,9 @@ def _tables(schema: Any) -> list[dict[str, Any]]:
 def test_it_is_json_and_names_its_dialect() -> None:
     schema = json.loads(json.dumps(json_schema()))
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert set(schema["properties"]) == {"name", "include", "defaults", "services", "networks", "volumes"}
+    assert set(schema["properties"]) == {
+        "name", "include", "defaults", "services", "networks", "volumes", "secrets", "configs",
+    }  # fmt: skip
 
 
 def test_every_key_is_described_and_no_table_takes_others() -> None:
@@ -50,6 +52,6 @@ def test_defaults_are_those_of_the_spec() -> None:
         if (
             key is not None
             and isinstance(key.default, str | int | bool)
-            and field.name not in ("restart", "stop_grace_period")
+            and field.name not in ("restart", "stop_grace_period", "shm_size")
         ):
             assert key.default == field.default

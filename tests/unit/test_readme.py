@@ -108,7 +108,8 @@ def test_the_capabilities_are_those_that_a_container_gets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "paths"), [("masked", rootfs.MASKED), ("read-only", ("/sys", *rootfs.READ_ONLY))]
+    ("word", "paths"),
+    [("masked", (*rootfs.MASKED, rootfs.MASKED_OF_CPUS)), ("read-only", ("/sys", *rootfs.READ_ONLY))],
 )
 def test_the_paths_taken_away_are_those_of_the_code(word: str, paths: tuple[str, ...]) -> None:
     named = re.search(rf"\* {word}: ([^;]+);", WORDS)
@@ -149,6 +150,7 @@ def test_links_within_the_repository_lead_somewhere() -> None:
     for text, target in re.findall(r"\[([^\]]+)\]\((?!https?:)([^)]+)\)", README):
         if target.startswith("#"):
             headings = re.findall(r"^#+ (.*)", PROSE, re.MULTILINE)
-            assert target[1:] in [heading.lower().replace(" ", "-") for heading in headings], text
+            anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+            assert target[1:] in anchors, text
         else:
             assert (ROOT / target).exists(), text

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from orchestrator import capabilities
 from orchestrator.devices import Node
-from orchestrator.kernel.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID
+from orchestrator.kernel.syscalls import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+)
 from orchestrator.runtime import rootfs
 from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.program import (
@@ -63,6 +71,81 @@ def test_sysctls_are_written_before_proc_sys_becomes_read_only() -> None:
     assert written < program.operations.index(["read-only", "/proc/sys"])
 
 
+def test_the_kernels_files_are_masked_before_an_image_or_volume_has_a_say() -> None:
+    program = compiled(ServiceSpec(name="x", command=("true",), mounts=(Mount(type="tmpfs", target="/a"),)))
+    order = names(program)
+    first = min(order.index(name) for name in ("attach-tree", "tmpfs"))
+    masks = [i for i, name in enumerate(order) if name == "mask"]
+    assert [program.operations[i][1] for i in masks] == list(rootfs.MASKED)
+    assert order.index("devices") < masks[0]
+    assert masks[-1] < first
+
+
+def test_paths_of_the_manifest_are_hidden_when_everything_is_in_place() -> None:
+    spec = ServiceSpec(
+        name="x", command=("true",), mounts=(Mount(type="tmpfs", target="/a"),), masked_paths=("/a/b",),
+        read_only_paths=("/a/c",), sysctls={"net.core.somaxconn": "7"},
+    )  # fmt: skip
+    program = compiled(spec)
+    order = names(program)
+    assert program.operations[order.index("hide")] == ["hide", "/a/b"]
+    assert program.operations[order.index("write-protect")] == ["write-protect", "/a/c"]
+    assert max(i for i, name in enumerate(order) if name in ("tmpfs", "write")) < order.index("hide")
+
+
+@pytest.mark.parametrize(
+    ("unmask", "masked", "read_only"),
+    [
+        ((), True, True),
+        (("/proc/kcore",), False, True),
+        (("/proc/k*", "/proc/sys"), False, False),
+        (("/proc/*",), False, False),
+        (("/*", "/proc", "/proc/kcore/x", "/proc/[!k]*"), True, False),
+        (("all",), False, False),
+    ],
+)
+def test_unmask_takes_globs_as_podman_does(unmask: tuple[str, ...], masked: bool, read_only: bool) -> None:
+    program = compiled(ServiceSpec(name="x", command=("true",), unmask=unmask))
+    assert (["mask", "/proc/kcore"] in program.operations) == masked
+    assert (["read-only", "/proc/sys"] in program.operations) == read_only
+
+
+def test_processors_whose_heat_can_be_read_are_masked_one_by_one() -> None:
+    hot = "/sys/devices/system/cpu/cpu1/thermal_throttle"
+    assert hot in rootfs.masked_paths(ServiceSpec(name="x"), [hot])
+    pattern = ServiceSpec(name="x", unmask=(rootfs.MASKED_OF_CPUS,))
+    assert hot not in rootfs.masked_paths(pattern, [hot])
+
+
+def test_a_read_only_root_takes_dev_with_it_and_spares_what_is_mounted_there() -> None:
+    layers = [rootfs.Layer(target, ("/l",), "/u", "/w") for target in ("/", "/usr")]
+    spec = ServiceSpec(name="x", read_only=True)
+    assert rootfs.restrict(spec, layers)[-1] == ["read-only-roots", ["/", "/usr", "/dev"]]
+    mounts = (Mount(type="volume", source="v", target="/usr"), Mount(type="tmpfs", target="/dev"))
+    assert rootfs.restrict(ServiceSpec(name="x", read_only=True, mounts=mounts), layers)[-1] == [
+        "read-only-roots",
+        ["/"],
+    ]
+    assert "read-only-roots" not in [op[0] for op in rootfs.restrict(ServiceSpec(name="x"), layers)]
+
+
+def test_cgroups_are_shown_as_the_kind_of_host_has_them() -> None:
+    assert rootfs.cgroup_mounts({}) == ()
+    assert rootfs.cgroup_mounts({"/cg/x": ["unified"]}) == (rootfs.CgroupMount("/cg/x", ""),)
+    hybrid = {"/cg/cpu/x": ["cpu", "cpuacct"], "/cg/m/x": ["memory"], "/cg/u/x": ["unified"]}
+    assert rootfs.cgroup_mounts(hybrid) == (
+        rootfs.CgroupMount("/cg/cpu/x", "cpu,cpuacct", ("cpu", "cpuacct")),
+        rootfs.CgroupMount("/cg/m/x", "memory"),
+        rootfs.CgroupMount("/cg/u/x", "unified"),
+    )
+    operations = rootfs.default_mounts(rootfs.cgroup_mounts(hybrid), ())
+    assert [
+        "cgroups",
+        ["cpu,cpuacct", "memory", "unified"],
+        [["cpu", "cpu,cpuacct"], ["cpuacct", "cpu,cpuacct"]],
+    ] in (operations)
+
+
 def test_privileges_are_dropped_after_everything_that_needs_them() -> None:
     spec = ServiceSpec(
         name="x", command=("true",), ulimits={"nofile": Ulimit(soft=9, hard=9)}, read_only=True
@@ -100,7 +183,33 @@ def test_inner_mounts_come_after_outer_ones() -> None:
     program = compiled(ServiceSpec(name="x", command=("a",), mounts=mounts))
     tmpfs = [op for op in program.operations if op[0] == "tmpfs"]
     assert [op[1] for op in tmpfs] == ["/a", "/a/b", "/a/b/c"]
-    assert tmpfs[1][3] == "mode=700,size=4096"
+    assert tmpfs[1][3:] == ["mode=700,size=4096", 0, 0]
+
+
+def test_a_tmpfs_runs_no_programs_unless_told() -> None:
+    plain = Mount(type="tmpfs", target="/a")
+    free = Mount(type="tmpfs", target="/b", nr_inodes=9, uid=7, gid=8, exec=True, read_only=True)
+    program = compiled(ServiceSpec(name="x", command=("a",), mounts=(plain, free)))
+    tmpfs = {op[1]: op[2:] for op in program.operations if op[0] == "tmpfs"}
+    quiet = MS_NOSUID | MS_NODEV
+    assert tmpfs["/a"] == [quiet | MS_NOEXEC, "mode=1777", 0, 0]
+    assert tmpfs["/b"] == [quiet | MS_RDONLY, "mode=1777,nr_inodes=9", 7, 8]
+
+
+def test_what_shall_propagate_is_opened_before_all_mounts_become_private() -> None:
+    binds = [
+        rootfs.Bind("/a", "/a"),
+        rootfs.Bind("/b", "/b", propagation="slave"),
+        rootfs.Bind("/c", "/c", subpath="x/y", fill=True),
+    ]
+    operations = rootfs.enter_root("/root", "/dir", (), binds)
+    opened = {op[1]: number for number, op in enumerate(operations) if op[0] == "open-tree"}
+    private = operations.index(["private-mounts"])
+    assert opened["bind1"] < private < opened["bind0"] < opened["bind2"]
+    assert operations[opened["bind2"]] == ["open-tree", "bind2", "/c", True, False, "private", "x/y", ""]
+    attached = rootfs.attach_mounts(ServiceSpec(name="x"), binds)
+    assert attached.index(["fill", "bind2", "/c"]) < attached.index(["attach-tree", "bind2", "/c"])
+    assert [op[1] for op in attached if op[0] == "fill"] == ["bind2"]
 
 
 def test_devices_are_made_out_of_the_hosts_reach_and_mounted_after_what_they_are_in() -> None:
