@@ -72,6 +72,6 @@ def limits(subject: Subject) -> Iterator[FindingView]:
         )  # fmt: skip
     if subject.spec.resources.pids is None:
         yield finding(
-            LOW, "resources.pids", "nothing limits the number of its processes",
+            INFO, "resources.pids", "nothing limits the number of its processes",
             "a fork bomb in it stops the host", "leave resources.pids out, or set a number",
         )  # fmt: skip

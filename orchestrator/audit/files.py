@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from orchestrator.audit.subject import Subject, finding
@@ -199,6 +200,54 @@ def files_of_root(subject: Subject) -> Iterator[FindingView]:
                 "a setuid program that it leaves there makes root of whoever runs it on the host",
                 f'give {mount.target} an owner, such as "1000:1000", or mount it read-only (:ro); or set user',
             )
+
+
+def propagation(subject: Subject) -> Iterator[FindingView]:
+    """``propagation``: mounts that come and go through a bind (mount_namespaces(7))."""
+    for mount in _binds(subject):
+        if mount.propagation == "shared":
+            mounts = "SYS_ADMIN" in subject.capabilities and not subject.own_ids
+            yield finding(
+                MEDIUM if mounts else LOW,
+                "volumes",
+                f"mounts that it makes in {mount.target} appear on the host, in {mount.source}",
+                "the host's programs then find there what the container wants"
+                + ("" if mounts else "; as it is, it can make none"),
+                'set propagation to "slave", by which it sees the mounts of the host and not the reverse',
+            )
+        elif mount.propagation == "slave":
+            yield finding(
+                INFO,
+                "volumes",
+                f"what the host mounts in {mount.source} later appears in {mount.target}",
+                "a disk that is mounted there some day is the container's as well",
+                "leave propagation out, if it needs what is there at its start only",
+            )
+
+
+#: What unmasking a default path of the kernel gives to root with the host's ids; any other is worth knowing little.
+_UNMASKED = {
+    "/proc/sys": (
+        CRITICAL,
+        "root of the host is told there which program to run when one crashes (core_pattern)",
+    ),
+    "/proc/sysrq-trigger": (CRITICAL, "it restarts or stops the whole host"),
+    "/proc/kcore": (MEDIUM, "the memory of the host is there, for whoever has SYS_RAWIO"),
+}
+
+
+def unmasked(subject: Subject) -> Iterator[FindingView]:
+    """``unmask``: files of the kernel that are hidden or read-only by default."""
+    powerful = subject.is_root and not subject.own_ids
+    for pattern in subject.spec.unmask:
+        matched = [path for path in _UNMASKED if pattern == "all" or fnmatchcase(path, pattern)]
+        severity, why = next(
+            (_UNMASKED[path] for path in matched if powerful),
+            (LOW, "it tells of the host's hardware, and of what its kernel and neighbours do"),
+        )
+        yield finding(
+            severity, "unmask", f"{pattern} is not masked", why, "leave it out, or name the one file it needs"
+        )
 
 
 def fellows(subject: Subject) -> Iterator[FindingView]:

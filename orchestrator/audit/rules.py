@@ -26,6 +26,8 @@ RULES: tuple[Rule, ...] = (
     files.sensitive_binds,
     files.sockets,
     files.files_of_root,
+    files.propagation,
+    files.unmasked,
     files.fellows,
     devices.host_devices,
     devices.device_rules,

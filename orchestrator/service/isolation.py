@@ -18,7 +18,7 @@ from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.views import IdMapView, IsolationView, NamespaceView
 
 #: Operations that take paths away, and those that take the writing to them away.
-_HIDE, _PROTECT = ("mask",), ("read-only",)
+_HIDE, _PROTECT = ("mask", "hide"), ("read-only", "write-protect")
 _READ_ONLY_MOUNT = 1  # MS_RDONLY, mount(2)
 _SHARED = "shared"
 
@@ -118,6 +118,10 @@ def _protected(program: Iterable[list[Any]]) -> Iterator[str]:
     for name, *arguments in program:
         if name in _PROTECT:
             yield arguments[0]
+        elif name == "read-only-roots":
+            yield from arguments[0]
+        elif name == "cgroups":
+            yield "/sys/fs/cgroup"
         elif name == "mount" and arguments[2] & _READ_ONLY_MOUNT:
             yield arguments[1]
 

@@ -31,6 +31,9 @@ userns = "host"
 pid = "host"
 user = "nobody"
 cap_add = ["NET_RAW"]
+read_only = true
+masked_paths = ["/opt/hidden"]
+read_only_paths = ["/opt/shut"]
 [services.job]
 kind = "job"
 command = ["true"]
@@ -145,7 +148,8 @@ def test_inspect_tells_what_isolates_a_container(box: Orch) -> None:
     assert isolation["capabilities"]["effective"] == ["NET_RAW"]
     assert isolation["no_new_privileges"] is True
     assert "/proc/kcore" in isolation["masked_paths"]
-    assert {"/sys", "/proc/sys"} <= set(isolation["read_only_paths"])
+    assert {"/sys", "/proc/sys", "/sys/fs/cgroup", "/usr", "/opt/shut"} <= set(isolation["read_only_paths"])
+    assert "/opt/hidden" in isolation["masked_paths"]
     web = box.inspect("web")["isolation"]
     assert (web["namespaces"]["net"], web["shared_with"]["net"]) == ("shared", ["box-side-1"])
     assert web["uid_map"] == id_map(box.container("web")["pid"], "uid")

@@ -61,6 +61,6 @@ def test_no_limits() -> None:
     free = planned(resources=Resources(pids=None))
     assert found(exposure.limits, free) == [
         ("info", "resources.memory", "nothing limits its memory"),
-        ("low", "resources.pids", "nothing limits the number of its processes"),
+        ("info", "resources.pids", "nothing limits the number of its processes"),
     ]
     assert found(exposure.limits, planned(resources=Resources(pids=10, memory=1 << 20))) == []

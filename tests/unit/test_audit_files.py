@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from orchestrator.audit import files
 from orchestrator.audit.host import look
 from orchestrator.audit.subject import HostPaths
-from orchestrator.spec import Mount
+from orchestrator.spec import Mount, UserNamespace
 from orchestrator.views import Severity
 from support.audits import found, planned, running, service
+
+HOST_IDS = UserNamespace(mode="host")
 
 
 def bind(source: str, **keys: Any) -> Mount:
@@ -115,6 +117,37 @@ def test_what_root_makes_on_the_host_is_roots() -> None:
         assert found(files.files_of_root, planned(mounts=(bind("/srv/data", **keys),))) == []
     assert found(files.files_of_root, planned(mounts=(bind("/srv/data"),), user="www")) == []
     assert found(files.files_of_root, planned(mounts=(bind("/etc"),))) == []  # said already, and worse
+
+
+@pytest.mark.parametrize(
+    ("propagation", "keys", "severity"),
+    [
+        ("private", {}, None),
+        ("slave", {}, "info"),
+        ("shared", {}, "low"),
+        ("shared", {"cap_add": ("SYS_ADMIN",)}, "low"),
+        ("shared", {"cap_add": ("SYS_ADMIN",), "userns": HOST_IDS}, "medium"),
+    ],
+)
+def test_mounts_that_leave_the_container(
+    propagation: Any, keys: dict[str, Any], severity: str | None
+) -> None:
+    seen = found(files.propagation, planned(mounts=(bind("/srv", propagation=propagation),), **keys))
+    assert [each[:2] for each in seen] == ([(severity, "volumes")] if severity else [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "severity"),
+    [("all", "critical"), ("/proc/*", "critical"), ("/proc/sys", "critical"), ("/proc/sysrq-trigger", "critical"),
+     ("/proc/kcore", "medium"), ("/proc/k*", "medium"), ("/proc/interrupts", "low"), ("/sys/firmware", "low")],
+)  # fmt: skip
+def test_files_of_the_kernel_that_are_not_masked(pattern: str, severity: str) -> None:
+    what = f"{pattern} is not masked"
+    assert found(files.unmasked, planned(unmask=(pattern,), userns=HOST_IDS)) == [(severity, "unmask", what)]
+    better: tuple[dict[str, Any], ...] = ({}, {"userns": HOST_IDS, "user": "www"})
+    for keys in better:
+        assert found(files.unmasked, planned(unmask=(pattern,), **keys)) == [("low", "unmask", what)]
+    assert found(files.unmasked, planned(masked_paths=(pattern,))) == []
 
 
 def test_a_folder_of_two_projects() -> None:
