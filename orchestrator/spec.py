@@ -275,6 +275,75 @@ class Sharing(Spec, frozen=True):
         return cls(kind=kind, name=name) if kind in ("service", "container") and name else None  # type: ignore[arg-type]
 
 
+class SyscallArgument(Spec, frozen=True):
+    """One argument of a system call, 0 to 5, compared with ``value``.
+
+    :param op: EQ, NE, LT, LE, GE, GT, or MASKED_EQ: its bits in ``value`` are those of ``value_two``.
+    """
+
+    index: int
+    op: str
+    value: int
+    value_two: int = 0
+
+
+class SyscallCondition(Spec, frozen=True):
+    """Where a rule holds (or does not): with these capabilities, on these machines, from this kernel on.
+
+    The words are Docker's: capabilities without ``CAP_``, machines as Go calls them (``amd64``, ``arm64``).
+    """
+
+    caps: tuple[str, ...] = ()
+    arches: tuple[str, ...] = ()
+    min_kernel: tuple[int, int] | None = None
+
+
+class SyscallRule(Spec, frozen=True):
+    """What happens to these system calls, when all of ``args`` agree.
+
+    :param action: libseccomp's word, without ``SCMP_ACT_``.
+    :param errno: what the call returns (ERRNO), or tells the tracer (TRACE).
+    """
+
+    names: tuple[str, ...]
+    action: str
+    errno: int = 0
+    args: tuple[SyscallArgument, ...] = ()
+    includes: SyscallCondition = SyscallCondition()
+    excludes: SyscallCondition = SyscallCondition()
+
+
+class SeccompProfile(Spec, frozen=True):
+    """A profile in the form of the OCI runtime specification (config-linux, seccomp) or of Docker.
+
+    :param action: what happens to a call that no rule names; ``errno`` as in a rule.
+    :param architectures: libseccomp's words, without ``SCMP_ARCH_``; the machine's own is always one.
+    :param arch_map: a machine's architecture -> others that it can run; Docker's way to say the same.
+    :param flags: of seccomp(2), without ``SECCOMP_FILTER_FLAG_``.
+    """
+
+    action: str
+    errno: int = 0
+    architectures: tuple[str, ...] = ()
+    arch_map: dict[str, tuple[str, ...]] = {}
+    flags: tuple[str, ...] = ()
+    rules: tuple[SyscallRule, ...] = ()
+
+
+class Seccomp(Spec, frozen=True):
+    """Which system calls a service may make.
+
+    :param profile: ``default`` (orch's own), ``unconfined``, or the absolute path of a file.
+    :param content: what that file says; so a change of the file is a change of the service.
+    :param allow: calls that are allowed whatever the profile says; ``deny`` likewise.
+    """
+
+    profile: str = "default"
+    content: SeccompProfile | None = None
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
 class ServiceSpec(Spec, frozen=True):
     """One service: everything that its containers are made from.
 
@@ -328,6 +397,7 @@ class ServiceSpec(Spec, frozen=True):
     ulimits: dict[str, Ulimit] = {}
     sysctls: dict[str, str] = {}
     init: bool = False
+    seccomp: Seccomp = Seccomp()
     logging: Logging = Logging()
     userns: UserNamespace = UserNamespace()
     mnt: str = PRIVATE

@@ -76,6 +76,20 @@ class ProbeView(View):
     seconds: float
 
 
+class SeccompView(View):
+    """The filter of system calls in force: that of the latest start.
+
+    :param profile: ``default``, ``unconfined``, or the file's path.
+    :param digest: SHA-256 of the filter's program; ``""`` when there is none.
+    """
+
+    profile: str
+    digest: str = ""
+    architectures: list[str] = []
+    rules: int = 0
+    instructions: int = 0
+
+
 class IdMapView(View):
     """``count`` ids from ``inside`` on are the host's from ``outside`` on."""
 
@@ -123,6 +137,7 @@ class InspectView(View):
     probes: list[ProbeView]
     environment: list[str]
     isolation: IsolationView | None = None  # null from a service that knows of none
+    seccomp: SeccompView | None = None
 
 
 class NamespaceView(View):

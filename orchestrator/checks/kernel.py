@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import errno
 import os
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def check() -> Iterator[Finding]:
     yield from _namespaces()
     yield _ids()
     yield _seccomp()
+    yield _libseccomp()
     yield _security_modules()
 
 
@@ -109,9 +111,32 @@ def _option(name: str) -> str:
 def _seccomp() -> Finding:
     if text_of("/proc/sys/kernel/seccomp/actions_avail") is not None:
         return ok("seccomp", "yes")
-    return warning(
-        "seccomp", "the kernel can't filter system calls", "use a kernel with CONFIG_SECCOMP_FILTER"
+    return missing(
+        "seccomp",
+        "the kernel can't filter system calls",
+        'use a kernel with CONFIG_SECCOMP_FILTER; or, less safe, seccomp = "unconfined" for every service',
     )
+
+
+def _libseccomp() -> Finding:
+    remedy = "install libseccomp 2.5 or later (Debian: libseccomp2)"
+    version = _libseccomp_version()
+    if version is None:
+        return missing("libseccomp", "not found; it compiles the containers' filters of system calls", remedy)
+    text = ".".join(map(str, version))
+    return (
+        ok("libseccomp", text) if version >= (2, 5) else missing("libseccomp", f"{text} is too old", remedy)
+    )
+
+
+def _libseccomp_version() -> tuple[int, ...] | None:
+    """That of the library, which is found as pyseccomp finds it; None when there is none."""
+    name = ctypes.util.find_library("seccomp")
+    if name is None:
+        return None
+    version = ctypes.CDLL(name).seccomp_version
+    version.restype = ctypes.POINTER(ctypes.c_uint * 3)  # struct scmp_version, seccomp_version(3)
+    return tuple(version().contents)
 
 
 def _security_modules() -> Finding:

@@ -17,7 +17,7 @@ from orchestrator.cli.terminal import Terminal, plain
 from orchestrator.cli.times import timestamp
 from orchestrator.errors import NotFoundError, UsageError
 from orchestrator.units import format_duration
-from orchestrator.views import InspectView, IsolationView
+from orchestrator.views import InspectView, IsolationView, SeccompView
 
 
 def _configure_inspect(parser: Parser) -> None:
@@ -65,6 +65,7 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         "created": timestamp(container.created_at),
         "started": timestamp(container.started_at) if container.started_at else "",
         "finished": timestamp(container.finished_at) if container.finished_at else "",
+        "seccomp": _seccomp(view.seccomp),
         "log": view.log_path,
         "spec digest": view.spec_digest,
     }
@@ -121,6 +122,15 @@ def _isolation(view: IsolationView) -> Iterator[str]:
         yield f"security module: {view.label or 'none'}"
     yield f"masked: {', '.join(view.masked_paths) or 'nothing'}"
     yield f"read-only: {', '.join(view.read_only_paths) or 'nothing'}"
+
+
+def _seccomp(view: SeccompView | None) -> str:
+    if view is None or not view.digest:
+        return view.profile if view else ""
+    return (
+        f"{view.profile}: {view.rules} rules for {', '.join(view.architectures)}, "
+        f"{view.instructions} instructions, digest {view.digest[:12]}"
+    )
 
 
 def _rootfs(rootfs: dict[str, Any]) -> Iterator[str]:

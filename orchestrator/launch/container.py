@@ -14,6 +14,7 @@ from orchestrator.network.model import Network, PublishedPort
 from orchestrator.runtime.handle import Process
 from orchestrator.runtime.program import Program
 from orchestrator.runtime.rootfs import Layer
+from orchestrator.runtime.seccomp.filters import Filter
 from orchestrator.runtime.userns import IdMaps
 from orchestrator.spec import ServiceSpec
 
@@ -67,6 +68,8 @@ class Container:
     nodes: tuple[Node, ...] = ()
     #: The launch program of its latest start.
     program: Program | None = None
+    #: The filter of system calls that its latest start loaded; None when it is unconfined.
+    seccomp: Filter | None = None
 
     @property
     def name(self) -> str:

@@ -51,10 +51,13 @@ def _explain_exec(what: str, image: str, operation: Operation, failure: ProgramF
         if "/" in program:
             remedy = "check the path; a script's interpreter (its #! line) must exist as well"
     else:
+        forbidden = "its seccomp profile may forbid execve, or what comes with it"
         cause = f"exec {failure.path or program}: {_errno_text(failure)}"
         remedy = {
             errno.EACCES: "the file must be executable (chmod +x) for the container's user",
             errno.ENOEXEC: "a script needs a first line such as #!/bin/sh; a program must fit this machine",
+            errno.EPERM: forbidden,
+            errno.ENOSYS: forbidden,
         }.get(failure.errno, "")
     return LaunchError(what, cause, remedy, failure.status)
 
@@ -124,6 +127,10 @@ def _remedy(name: str, number: int) -> str:
         errno.EXDEV,
     ):
         return "the image has a symbolic link where this must be mounted, which is refused"
+    if name == "seccomp":
+        return "the kernel must have CONFIG_SECCOMP_FILTER, and take the profile's flags"
+    if name == "init":
+        return "a seccomp profile must allow the init's own calls; leave init out, or allow them"
     if name == "write" and number in (errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES):
         return "the kernel does not know or does not accept this setting"
     return ""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator import capabilities
 from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerError
 from orchestrator.ids import Instance
 from orchestrator.kernel.fileflags import spread_subfolders
@@ -29,10 +30,12 @@ from orchestrator.runtime.program import (
     CgroupPart,
     NamespacesPart,
     NetworkPart,
+    SeccompPart,
     compile_exec,
     compile_start,
 )
 from orchestrator.runtime.program import environment as compile_environment
+from orchestrator.runtime.seccomp.filters import Filter, SeccompFilters
 from orchestrator.spec import ServiceSpec
 
 #: Seconds that a dead container's log may take to be written.
@@ -77,11 +80,13 @@ class Launcher:
         networks: NetworkManager,
         ledger: Ledger,
         logs: LogPump,
+        seccomp: SeccompFilters,
     ) -> None:
         self._instance = instance
         self._spawner = spawner
         self._ledger = ledger
         self._logs = logs
+        self._seccomp = seccomp
         self._cgroup = CgroupStage()
         self._rootfs = RootfsStage()
         self._network = NetworkStage(networks)
@@ -147,8 +152,10 @@ class Launcher:
         what = f'cannot start "{container.name}"'
         container.neighbours = self._neighbours(container)
         await self._rootfs.find_devices(container)
+        container.seccomp = filter = await self._filter(container, what)
         network = self._network.contribute(container)
         namespaces, slots = self._share(container, network)
+        slots["seccomp"] = filter.fd if filter else -1
         terminal = attached.terminal if attached else None
         container.program = program = compile_start(
             container.spec,
@@ -160,6 +167,7 @@ class Launcher:
             namespaces,
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
+            seccomp=_seccomp_part(filter),
         )
         compiled = time.perf_counter()
         process = self._spawner.launch(program, [slots[name] for name in program.slots])
@@ -264,6 +272,7 @@ class Launcher:
         :raises ConflictError: when the container has ended meanwhile.
         """
         what = f'cannot exec {request.command[0]} in "{container.name}"'
+        filter = await self._filter(container, what)
         if process.pidfd < 0:
             raise ConflictError(what, "the container is not running", "start it first")
         environment = compile_environment(container.spec, container.hostname, request.terminal is not None)
@@ -278,8 +287,10 @@ class Launcher:
             working_dir=request.working_dir,
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
+            seccomp=_seccomp_part(filter),
         )
-        child = self._spawner.launch(program, [process.pidfd])
+        slots = {"container": process.pidfd, "seccomp": filter.fd if filter else -1}
+        child = self._spawner.launch(program, [slots[name] for name in program.slots])
         try:
             await child.started()
         except asyncio.CancelledError:
@@ -290,6 +301,17 @@ class Launcher:
             child.close()
             raise explain(what, container.image.reference, failure) from None
         return child
+
+    async def _filter(self, container: Container, what: str) -> Filter | None:
+        """The filter for the container's processes; compiled by the first who wants it.
+
+        :raises LaunchError: when it cannot be compiled.
+        """
+        held = capabilities.granted(container.spec.cap_add, container.spec.cap_drop)
+        try:
+            return await self._seccomp.get(container.spec.seccomp, frozenset(held))
+        except LaunchError as error:
+            raise LaunchError(what, f"{error.what}: {error.cause}", error.remedy) from None
 
     def limit(self, container: Container, spec: ServiceSpec) -> None:
         """Change the limits and the device rules of a running container.
@@ -351,6 +373,10 @@ class Launcher:
         """A namespace whose set-up was cut short is not used again: the next start makes another."""
         if new:
             await self._network.remove([container], with_networks=False)
+
+
+def _seccomp_part(filter: Filter | None) -> SeccompPart | None:
+    return SeccompPart(str(filter), filter.flags) if filter else None
 
 
 def _tell(loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:

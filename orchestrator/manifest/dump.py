@@ -104,6 +104,7 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "time_offsets",
         "secrets",
         "configs",
+        "seccomp",
     )
     if spec.userns.mode != "default":
         table["userns"] = _userns(spec.userns)
@@ -135,6 +136,9 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         resources["hugepages"] = {page: _size(count) for page, count in spec.resources.hugepages.items()}
     if resources:
         table["resources"] = resources
+    seccomp = _fields(spec.seccomp, "content")
+    if seccomp:
+        table["seccomp"] = seccomp
     logging = _fields(spec.logging)
     if logging:
         table["logging"] = logging

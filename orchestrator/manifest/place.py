@@ -22,6 +22,8 @@ class Report:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.files: list[str] = []
+        #: What has been read for several services at once, by its file.
+        self.read: dict[str, Any] = {}
         self._problems: dict[tuple[int, int, str], None] = {}
         self._warnings: dict[tuple[int, int, str], None] = {}
 

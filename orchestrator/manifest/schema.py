@@ -407,6 +407,28 @@ _REFERENCE = _text("a name")
 _EMPTY: dict[str, Any] = {}
 
 
+_SYSTEM_CALLS = ListOf(_text("a system call", values.system_call), "a list of system calls")
+SECCOMP = Forms(
+    Then(_text("a profile"), lambda profile: {"profile": profile}),
+    Then(
+        Table(
+            "a table",
+            [
+                Key(
+                    "profile",
+                    _text("a profile"),
+                    'What it is laid over: "default" or the path of a file.',
+                    default="default",
+                ),
+                Key("allow", _SYSTEM_CALLS, "System calls that are allowed, whatever the profile says."),
+                Key("deny", _SYSTEM_CALLS, "System calls that fail with EPERM, whatever the profile says."),
+            ],
+        ),
+        values.seccomp_table,
+    ),
+)
+
+
 class _ByName(Kind):
     """Names alone in a list, or a table from names to details: ``networks`` and ``depends_on`` of a service."""
 
@@ -625,6 +647,12 @@ _SERVICE_KEYS = [
         "group_add",
         ListOf(Value((str, int), "a group", values.group), "a list of groups"),
         "Further groups of the user, by the names or numbers of the container.",
+    ),
+    Key(
+        "seccomp",
+        SECCOMP,
+        'Which system calls it may make: "default", "unconfined", or the path of a profile.',
+        default="default",
     ),
     Key("init", BOOLEAN, "Whether a tiny init runs as process 1 and reaps zombies.", default=False),
     Key(

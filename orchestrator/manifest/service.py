@@ -11,7 +11,7 @@ import msgspec
 from orchestrator.manifest import dotenv
 from orchestrator.manifest.document import UnreadableError
 from orchestrator.manifest.namespaces import check_namespaces, userns
-from orchestrator.manifest.place import Place
+from orchestrator.manifest.place import Place, hint
 from orchestrator.manifest.schema import SERVICE
 from orchestrator.manifest.values import mount_target
 from orchestrator.spec import (
@@ -29,6 +29,7 @@ from orchestrator.spec import (
     Port,
     Resources,
     RestartPolicy,
+    Seccomp,
     ServiceSpec,
     Sharing,
     TcpCheck,
@@ -182,6 +183,7 @@ def build(draft: Draft, active: Collection[str], contents: Contents) -> ServiceS
         healthcheck=_healthcheck(draft),
         restart=_restart(draft),
         resources=_resources(draft),
+        seccomp=_seccomp(draft, draft.name in active),
         logging=Logging(**values.get("logging", {})),
         **{key: values[key] for key in _AS_THEY_ARE if key in values},
     )
@@ -352,6 +354,46 @@ def _resources(draft: Draft) -> Resources:
         if count % parse_size(page):
             draft.problem(("resources", "hugepages", page), f"must be a multiple of {page}")
     return resources
+
+
+def _seccomp(draft: Draft, with_file: bool) -> Seccomp:
+    values = draft.values.get("seccomp", {})
+    written = values.get("profile", "default")
+    allow, deny = (tuple(dict.fromkeys(values.get(key, ()))) for key in ("allow", "deny"))
+    seccomp = Seccomp(allow=allow, deny=deny)
+    at = draft.at("seccomp", "profile")
+    if written in ("default", "unconfined"):
+        seccomp = msgspec.structs.replace(seccomp, profile=written)
+    elif with_file:
+        seccomp = _with_file(at, written, seccomp)
+    if seccomp != Seccomp():
+        from orchestrator.manifest.seccomp import starts_nothing
+
+        if starts_nothing(seccomp):
+            draft.problem(("seccomp",), "does not allow execve, without which no program can be started")
+    return seccomp
+
+
+def _with_file(at: Place, written: str, seccomp: Seccomp) -> Seccomp:
+    """Over the profile in a file, which is read once for all services that use it."""
+    from orchestrator.manifest.seccomp import read_profile
+
+    report = at.report
+    try:
+        name = at.file_name(written)
+        if name not in report.read:
+            report.read[name] = read_profile(report, name)
+    except ValueError as error:
+        at.problem(str(error))
+        return seccomp
+    except UnreadableError as error:
+        if error.line is None:
+            word = "/" not in written and error.missing
+            at.problem(f'"{written}" {error}{hint(written, ("default", "unconfined")) if word else ""}')
+        else:
+            report.problem(name, error.line, str(error))
+        return seccomp
+    return msgspec.structs.replace(seccomp, profile=at.resolve(written), content=report.read[name])
 
 
 def _check_program(draft: Draft, spec: ServiceSpec) -> None:

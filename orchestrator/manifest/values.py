@@ -765,6 +765,24 @@ def subnet(value: str) -> str:
     return value
 
 
+def system_call(value: str) -> str:
+    """The name of a system call."""
+    from orchestrator.manifest.seccomp import unknown_call  # only manifests that name one pay for it
+
+    if text := unknown_call(value):
+        raise ValueError(text)
+    return value
+
+
+def seccomp_table(values: dict[str, Any]) -> dict[str, Any]:
+    """A seccomp profile with changes; there is nothing to change about none."""
+    if values.get("profile") == "unconfined" and (values.get("allow") or values.get("deny")):
+        raise ValueError('"unconfined" allows everything (to change single calls, lay them over "default")')
+    if both := [name for name in values.get("allow", ()) if name in values.get("deny", ())]:
+        raise ValueError(f'"{both[0]}" cannot be both allowed and denied')
+    return values
+
+
 def _short(value: object) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value) if not _is_huge(value) else "the number"
     return text if len(text) <= 42 else text[:40] + '..."'

@@ -1,7 +1,7 @@
 """The new process, from clone3 to execve.
 
 It performs its launch program, one operation after the other, and then is the container's program. Whatever
-fails is reported whole (which operation, errno, path) over a socket that closes on exec; see ``protocol``.
+fails is reported whole (which operation, errno, path) in memory that the spawner shares; see ``protocol``.
 The operations themselves are in ``child_operations``.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import socket
 import sys
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 from orchestrator.kernel.operations import Operation
 from orchestrator.kernel.syscalls import set_file_ids
 from orchestrator.runtime.idmap import IDENTITY, IdMap, outside
-from orchestrator.runtime.protocol import send
+from orchestrator.runtime.protocol import Message, leave
 
 
 class Refused(Exception):
@@ -33,8 +34,9 @@ class Refused(Exception):
 class Child:
     """The state that operations of one program share."""
 
-    def __init__(self, status: socket.socket, ready: int, slots: dict[str, int]) -> None:
+    def __init__(self, status: socket.socket, words: mmap.mmap, ready: int, slots: dict[str, int]) -> None:
         self.status = status
+        self.words = words
         self.ready = ready
         self.slots = slots
         self.environment: dict[str, str] = {}
@@ -81,6 +83,10 @@ class Child:
         self.stages.append((name, now - self.mark))
         self.mark = now
 
+    def leave(self, message: Message) -> None:
+        """What the spawner shall know when this process has exec'd or died; the last one counts."""
+        leave(self.words, message)
+
     def run(self, program: list[Operation], operations: Mapping[str, Callable[..., None]]) -> NoReturn:
         """Perform the program, each operation by its name in ``operations``; the last one execs. Never returns."""
         # An import after pivot_root would run what the image has in that place; so would a codec's name.
@@ -99,7 +105,7 @@ class Child:
             failure = {"text": str(error), "status": error.status}
         except BaseException as error:  # whatever it is, it must reach the user
             failure = {"text": f"{type(error).__name__}: {error}", "status": 125}
-        send(self.status, {"error": {"operation": index, **failure}})
+        self.leave({"error": {"operation": index, **failure}})
         os._exit(failure["status"])
 
 

@@ -15,6 +15,7 @@ from orchestrator.kernel.syscalls import (
     DEVPTS_SUPER_MAGIC,
     RESOLVE_NO_SYMLINKS,
     close_range,
+    load_seccomp_filter,
     set_name,
     statfs_type,
 )
@@ -39,6 +40,12 @@ def _terminal(child: Child, rows: int, columns: int) -> None:
     os.close(peer)
     send(child.status, {"pty": True}, [master])
     os.close(master)
+
+
+def _seccomp(child: Child, slot: str, flags: int, label: str) -> None:
+    """Let the filter decide about every system call from now on, also about those of this process itself."""
+    load_seccomp_filter(child.slots[slot], flags)
+    child.stage("seccomp")
 
 
 def _retitle(title: str) -> None:
@@ -84,7 +91,7 @@ def _init(child: Child) -> None:
 def _exec(child: Child, argv: list[str]) -> None:
     """execvp(3) with the container's PATH; a script without #! is not guessed at."""
     child.stage("exec")
-    send(child.status, {"stages": child.stages})
+    child.leave({"stages": child.stages})
     name = argv[0]
     if "/" in name:
         candidates = [name]
@@ -104,6 +111,7 @@ def _exec(child: Child, argv: list[str]) -> None:
 
 OPERATIONS: dict[str, Callable[..., None]] = {
     "terminal": _terminal,
+    "seccomp": _seccomp,
     "init": _init,
     "exec": _exec,
 }

@@ -90,6 +90,18 @@ class NamespacesPart:
 
 
 @dataclass(frozen=True, slots=True)
+class SeccompPart:
+    """The filter of system calls; its program is in slot "seccomp". ``label`` says for people which one it is."""
+
+    label: str
+    flags: int = 0
+
+    def compile(self) -> list[Operation]:
+        """The last thing before the program (and its init): from here on a call may be refused."""
+        return [["seccomp", "seccomp", self.flags, self.label]]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A launch program; the fields are those of the ``launch`` message (see ``protocol``)."""
 
@@ -132,8 +144,13 @@ def _become(
     user: str | None,
     working_dir: str | None,
     volumes: Sequence[str] = (),
+    seccomp: SeccompPart | None = None,
 ) -> list[Operation]:
-    """From root of the host to the container's user; ``enter`` is the way into its user namespace."""
+    """From root of the host to the container's user; ``enter`` is the way into its user namespace.
+
+    Without no_new_privs a filter of system calls takes CAP_SYS_ADMIN, so it is loaded here, before that goes.
+    """
+    early = seccomp.compile() if seccomp and not spec.no_new_privileges else []
     held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
     ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
     named = capabilities.mask(set(spec.cap_add) - {"ALL"})
@@ -143,8 +160,9 @@ def _become(
         ["user", user or "0:0", terminal, list(spec.group_add)],
         *enter,
         *(["adopt", target] for target in volumes),
-        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["tidy"],
+        *early,
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["die-with-parent"],
     ]
 
@@ -214,6 +232,7 @@ def compile_start(
     namespaces: NamespacesPart = NamespacesPart(),
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
 ) -> Program:
     """The program that starts a container.
 
@@ -264,9 +283,11 @@ def compile_start(
         spec, environment(spec, hostname, terminal is not None),
         [["enter-user-namespace", own_files]] if maps else [], last_capability, terminal is not None,
         spec.user, spec.working_dir,
-        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only],
+        [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only], seccomp,
     )  # fmt: skip
     operations.append(["stage", "restrict"])
+    if seccomp and spec.no_new_privileges:
+        operations += seccomp.compile()
     if spec.init:
         operations.append(["init"])
     operations.append(["exec", list(spec.argv)])
@@ -282,7 +303,9 @@ def compile_start(
         prepare=cgroup.prepare,
         operations=operations,
         give=give,
-        slots=list(dict.fromkeys([*slots, *namespaces.neighbours.values()])),
+        slots=list(
+            dict.fromkeys([*slots, *namespaces.neighbours.values(), *(["seccomp"] if seccomp else [])])
+        ),
         join=namespaces.neighbours.get("pid"),
     )
 
@@ -298,6 +321,7 @@ def compile_exec(
     working_dir: str | None = None,
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
+    seccomp: SeccompPart | None = None,
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd).
 
@@ -314,8 +338,10 @@ def compile_exec(
         operations.append(["terminal", *terminal])
     operations += _become(
         spec, environment, [["enter-user-namespace", False]] if maps else [], last_capability,
-        terminal is not None, user or spec.user, working_dir or spec.working_dir,
+        terminal is not None, user or spec.user, working_dir or spec.working_dir, seccomp=seccomp,
     )  # fmt: skip
+    if seccomp and spec.no_new_privileges:
+        operations += seccomp.compile()
     operations.append(["exec", list(argv)])
     return Program(
         flags=0,
@@ -323,7 +349,7 @@ def compile_exec(
         prepare=[],
         operations=operations,
         give=[] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"],
-        slots=["container"],
+        slots=["container", *(["seccomp"] if seccomp else [])],
         join="container",
     )
 
@@ -418,6 +444,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
         + (f", ambient {_names(ambient)}" if ambient else "")
         + (", no_new_privs" if no_new_privileges else "")
     ),
+    "seccomp": lambda slot, flags, label: f"let a seccomp filter decide on system calls: {label}",
     "terminal": lambda rows, columns: f"make a terminal of {rows} x {columns}",
     "init": lambda: "stay as pid 1 that reaps and forwards signals",
     "exit": lambda: "exit",

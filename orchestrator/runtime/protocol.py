@@ -26,11 +26,18 @@ signal                    killed it; always the last message of an id
 ========================  ==========================================================
 child -> spawner          meaning (on a socket pair that closes on exec)
 ========================  ==========================================================
-``stages``                seconds each stage took
 ``pty``, ``netns``        as above
-``error``                 operation (index), errno, path, text, status; then it exits
-(end of file)             exec succeeded, unless an error came before
+(end of file)             the child has exec'd, or died; its last words say which
 ========================  ==========================================================
+
+========================  ==========================================================
+last words                meaning (in a page of memory that child and spawner share)
+========================  ==========================================================
+``stages``                seconds each stage took; exec is next
+``error``                 operation (index), errno, path, text, status; then it exits
+========================  ==========================================================
+
+Last words are in memory, since a seccomp filter, which is in force before exec, may refuse any system call.
 
 A program is ``{"flags", "cgroup", "prepare", "operations", "give", "slots", "join", "tty"}``:
 
@@ -47,13 +54,18 @@ from __future__ import annotations
 
 import array
 import json
+import mmap
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 _MAX_DATAGRAM = 64 * 1024
 _MAX_DESCRIPTORS = 32
+_LENGTH = struct.Struct("I")
+#: The longest text or path in last words; escaped, both fit into a page.
+_MAX_TEXT = 300
 
 Message = dict[str, Any]
 
@@ -100,3 +112,27 @@ def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
             os.close(memfd)
     message: Message = json.loads(data)
     return message, fds
+
+
+def share_words() -> mmap.mmap:
+    """Memory for a child's last words; it is gone from the child when that execs."""
+    return mmap.mmap(-1, mmap.PAGESIZE)
+
+
+def leave(words: mmap.mmap, message: Message) -> None:
+    """Write last words, in the child; they replace earlier ones. Makes no system call."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > len(words) - _LENGTH.size:
+        short = {key: text[:_MAX_TEXT] for key, text in message["error"].items() if isinstance(text, str)}
+        data = json.dumps({"error": message["error"] | short}, separators=(",", ":")).encode()
+    words[: _LENGTH.size] = _LENGTH.pack(0)  # whoever dies half-way has said nothing
+    words[_LENGTH.size : _LENGTH.size + len(data)] = data
+    words[: _LENGTH.size] = _LENGTH.pack(len(data))
+
+
+def last_words(words: mmap.mmap) -> Message:
+    """What a child has left, in the spawner; nothing if it said nothing. The memory is given back."""
+    with words:
+        (length,) = _LENGTH.unpack(words[: _LENGTH.size])
+        message: Message = json.loads(words[_LENGTH.size : _LENGTH.size + length]) if length else {}
+    return message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import os
 import select
 import signal
@@ -31,7 +32,7 @@ from orchestrator.kernel.syscalls import (
 )
 from orchestrator.runtime.child import Child
 from orchestrator.runtime.child_operations import OPERATIONS
-from orchestrator.runtime.protocol import Message, receive, send
+from orchestrator.runtime.protocol import Message, last_words, receive, send, share_words
 
 _STDIO = ("stdin", "stdout", "stderr")
 _CHILD_SIGNALS = (
@@ -44,13 +45,12 @@ _PATIENCE = 5.0
 class _Process:
     """One child that has not been reaped yet."""
 
-    def __init__(self, id: str, pid: int, pidfd: int, status: socket.socket) -> None:
+    def __init__(self, id: str, pid: int, pidfd: int, status: socket.socket, words: mmap.mmap) -> None:
         self.id = id
         self.pid = pid
         self.pidfd = pidfd
         self.status: socket.socket | None = status
-        self.stages: list[Any] = []
-        self.failed = False
+        self.words = words
 
 
 class _Plumbing:
@@ -66,6 +66,7 @@ class _Plumbing:
         self.give: dict[str, int] = {}
         self.status: socket.socket | None = None
         self.child_status: socket.socket | None = None
+        self.words: mmap.mmap
         self._childs: list[int] = []
 
     def open(self, give: list[str], cgroup: str | None, prepare: list[Operation]) -> None:
@@ -74,6 +75,7 @@ class _Plumbing:
         :raises OSError: what was made until then is there to be closed.
         """
         perform(prepare)
+        self.words = share_words()
         if cgroup is not None:
             self.cgroup = os.open(cgroup, os.O_RDONLY | os.O_CLOEXEC)
             self._childs.append(self.cgroup)
@@ -214,7 +216,7 @@ class Spawner:
         if "netns" in program["give"]:
             plumbing.add_netns(pid)
         status = plumbing.take_status()
-        process = _Process(id, pid, pidfd, status)
+        process = _Process(id, pid, pidfd, status, plumbing.words)
         self.adopting |= not program["flags"] & CLONE_NEWPID and program["join"] is None
         self.processes[pidfd] = self.statuses[status.fileno()] = process
         self.poll.register(pidfd, select.EPOLLIN)
@@ -250,7 +252,8 @@ class Spawner:
             os.setsid()
             for target, source in enumerate(plumbing.stdio):
                 os.dup2(source, target)  # dup2'd descriptors survive exec; all others are close-on-exec
-            Child(plumbing.child_status, plumbing.ready, slots).run(program["operations"], OPERATIONS)
+            child = Child(plumbing.child_status, plumbing.words, plumbing.ready, slots)
+            child.run(program["operations"], OPERATIONS)
         finally:
             os._exit(125)  # never let the parent's code run on in the child
 
@@ -274,18 +277,16 @@ class Spawner:
         del self.statuses[status.fileno()]
         status.close()
         process.status = None
-        if not process.failed:
-            send(self.control, {"id": process.id, "event": "started", "stages": process.stages})
+        words = last_words(process.words)
+        if "error" in words:
+            error = {"where": "child", **words["error"]}
+            send(self.control, {"id": process.id, "event": "failed", "error": error})
+        else:
+            stages = words.get("stages", [])
+            send(self.control, {"id": process.id, "event": "started", "stages": stages})
 
     def _relay(self, process: _Process, message: Message, fds: list[int]) -> None:
-        if "stages" in message:
-            process.stages = message["stages"]
-        elif "pty" in message or "netns" in message:
-            send(self.control, {"id": process.id, "event": next(iter(message))}, fds)
-        else:
-            process.failed = True
-            error = {"where": "child", **message["error"]}
-            send(self.control, {"id": process.id, "event": "failed", "error": error})
+        send(self.control, {"id": process.id, "event": next(iter(message))}, fds)
         for fd in fds:
             os.close(fd)
 

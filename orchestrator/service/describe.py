@@ -10,7 +10,7 @@ from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, IsolationView, PortView
+from orchestrator.views import ContainerView, InspectView, IsolationView, PortView, SeccompView
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -77,6 +77,20 @@ def inspect_view(supervisor: Supervisor, isolation: IsolationView) -> InspectVie
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
         isolation=isolation,
+        seccomp=_seccomp(container) if container.program else None,
+    )
+
+
+def _seccomp(container: Container) -> SeccompView:
+    filter = container.seccomp
+    if filter is None:
+        return SeccompView(profile=container.spec.seccomp.profile)
+    return SeccompView(
+        profile=filter.profile,
+        digest=filter.digest,
+        architectures=list(filter.architectures),
+        rules=filter.rules,
+        instructions=filter.instructions,
     )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import structlog
 from aiohttp import web
 
+from orchestrator import capabilities
 from orchestrator.cgroups.host import CgroupHost, detect
 from orchestrator.errors import ConflictError, OrchError
 from orchestrator.ids import Instance
@@ -29,11 +30,13 @@ from orchestrator.ledger import Ledger
 from orchestrator.logs.pump import LogPump
 from orchestrator.network.manager import NetworkManager
 from orchestrator.runtime.handle import SpawnerHandle
+from orchestrator.runtime.seccomp.filters import SeccompFilters
 from orchestrator.service.api import Api
 from orchestrator.service.daemon import Daemon
 from orchestrator.service.sweep import remove_run_dir, run_here, sweep, take_lock
 from orchestrator.service.version import version
 from orchestrator.service.watchdog import watch_from_environment
+from orchestrator.spec import Seccomp
 from orchestrator.supervise.project import Facilities
 
 log = structlog.get_logger()
@@ -125,7 +128,11 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
         logs = LogPump(lambda text: log.warning("log trouble", detail=text))
         logs.start()
         stack.callback(logs.stop)
-        launcher = Launcher(instance, spawner, networks, ledger, logs)
+        seccomp = SeccompFilters()
+        stack.callback(seccomp.close)
+        compiling = asyncio.create_task(_compile_default_filter(seccomp))
+        stack.push_async_callback(asyncio.wait, [compiling])
+        launcher = Launcher(instance, spawner, networks, ledger, logs, seccomp)
         daemon = Daemon(Facilities(instance, spawner, cgroups, networks, ledger, logs, launcher))
         end = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -167,6 +174,12 @@ async def _enable_io_accounting(cgroups: CgroupHost, instance: Instance) -> None
         await asyncio.to_thread(cgroups.group(instance.cgroup_parent).enable_io_accounting)
     except OrchError as error:
         log.warning("no I/O counters", error=str(error))
+
+
+async def _compile_default_filter(seccomp: SeccompFilters) -> None:
+    """So that the first container need not wait for it. What is wrong, it says itself."""
+    with contextlib.suppress(OrchError):
+        await seccomp.get(Seccomp(), frozenset(capabilities.DEFAULT))
 
 
 async def _until_end(

@@ -142,7 +142,8 @@ def describe_exit(
     if oom:
         return "killed: out of memory" + (f", limit {format_size(memory_limit)}" if memory_limit else "")
     if signal is not None:
-        return f"exited ({128 + signal}: killed by {_signal_name(signal)})"
+        cause = ": a system call that its seccomp profile forbids" if signal == signals.SIGSYS else ""
+        return f"exited ({128 + signal}: killed by {_signal_name(signal)}{cause})"
     return "exited (code unknown)" if exit_code is None else f"exited ({exit_code})"
 
 

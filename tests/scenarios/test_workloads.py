@@ -55,11 +55,18 @@ def kill_and_see_it_back(orch: Orch, service: str) -> None:
     wait_until(f"{service} is healthy again", back, timeout=20, interval=0.05)
 
 
+def everything_is_filtered(orch: Orch) -> bool:
+    """Whether every container runs under a seccomp filter (proc(5)): the default one, which must let it work."""
+    pids = [container["pid"] for container in orch.ps() if container["state"] == "running"]
+    return bool(pids) and all("Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text() for pid in pids)
+
+
 def test_quickstart(orch: Orch) -> None:
     orch.project = "quickstart"
     shown = orch.up(manifest("quickstart")).stderr
     assert "front listens on 127.0.0.1:8080" in shown
     assert orch.container("migrate")["exit_code"] == 0
+    assert everything_is_filtered(orch)
     status, page = call(8080, "GET", "/")
     assert (status, "<html" in page) == (200, True)
 
@@ -90,6 +97,7 @@ def texts() -> list[str] | None:
 def test_web_stack(orch: Orch) -> None:
     orch.project = "web-stack"
     orch.up(manifest("web-stack"))
+    assert everything_is_filtered(orch)
     status, page = call(8081, "GET", "/")
     assert (status, "nginx, Python and Redis" in page) == (200, True)
     answers = [call(8081, "POST", "/api/count")[1] for _ in range(8)]
@@ -109,6 +117,7 @@ def test_web_stack(orch: Orch) -> None:
 def test_postgres(orch: Orch) -> None:
     orch.project = "postgres"
     orch.up(manifest("postgres"))
+    assert everything_is_filtered(orch)
     assert sql(orch, "create table kept (word text); insert into kept values ('here')") == ""
 
     kill_and_see_it_back(orch, "postgres")

@@ -7,12 +7,16 @@ hierarchy): those skip everywhere.
 
 from __future__ import annotations
 
+import ctypes.util
 import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from support.elf import i386_call
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,32 @@ def _overlay() -> str:
     return "needs the overlay file system"
 
 
+def _libseccomp() -> str:
+    return "" if ctypes.util.find_library("seccomp") else "needs libseccomp (Debian package libseccomp2)"
+
+
+def _containers_common() -> str:
+    path = "/usr/share/containers/seccomp.json"
+    return "" if os.path.exists(path) else f"needs {path} (Debian package golang-github-containers-common)"
+
+
+def _x86_64() -> str:
+    return "" if os.uname().machine == "x86_64" else "needs x86-64"
+
+
+def _i386() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/getpid"
+        with open(path, "wb") as file:
+            file.write(i386_call(20))
+        os.chmod(path, 0o755)
+        try:
+            done = subprocess.run([path], check=False)
+        except OSError as error:
+            return f"needs a kernel that runs programs of i386: {error.strerror}"
+    return "" if done.returncode == 0 else "needs a kernel that runs programs of i386"
+
+
 def _mounts() -> list[tuple[str, str, str]]:
     """(mount point, file system type, super options) of every mount."""
     mounts = []
@@ -116,6 +146,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "cgroup-v1-devices": Requirement(_cgroup_v1_devices, kind_of_host=True),
     "cgroup-v2": Requirement(_cgroup_v2, kind_of_host=True),
     "cgroup-unified-core": Requirement(_cgroup_unified_core),
+    "libseccomp": Requirement(_libseccomp),
+    "containers-common": Requirement(_containers_common),
+    "x86-64": Requirement(_x86_64, kind_of_host=True),
+    "i386": Requirement(_i386, kind_of_host=True),
     "nft": _program("nft", "nftables"),
     "ip": _program("ip", "iproute2"),
     "busybox": _program("busybox", "busybox-static"),

@@ -30,7 +30,7 @@ SPAWNER_SIDE = (
 #: Command modules that are not a client's: they run or examine the service's side in their own process.
 SERVICE_COMMANDS = ("serve", "doctor")
 #: Too slow for a command that must start in 150 ms.
-SLOW_IMPORTS = ("aiohttp", "anyio", "asyncio", "hypothesis", "pyroute2", "structlog")
+SLOW_IMPORTS = ("aiohttp", "anyio", "asyncio", "hypothesis", "pyroute2", "pyseccomp", "structlog")
 
 
 def _loaded_by(statement: str) -> set[str]:

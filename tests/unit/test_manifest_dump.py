@@ -32,6 +32,7 @@ from orchestrator.spec import (
     ProjectSpec,
     Resources,
     RestartPolicy,
+    Seccomp,
     ServiceSpec,
     TcpCheck,
     Ulimit,
@@ -157,6 +158,11 @@ _DEVICES = st.builds(
     target=_PATHS.map(lambda path: "/dev/d" + path),  # none that is a mount's as well
     permissions=st.sampled_from(["r", "w", "rw", "rwm"]),
 )
+_SECCOMP = st.just(Seccomp(profile="unconfined")) | st.builds(
+    Seccomp,
+    allow=_tuples(st.sampled_from(["bpf", "clone3", "ptrace"]), unique=True),
+    deny=_tuples(st.sampled_from(["chmod", "socket"]), unique=True),
+)
 _LIMITS = st.integers(0, 1000).flatmap(
     lambda soft: st.builds(Ulimit, soft=st.just(soft), hard=st.just(-1) | st.just(soft + 1))
 )
@@ -216,6 +222,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         ulimits=draw(st.dictionaries(st.sampled_from(ULIMITS), _LIMITS, max_size=2)),
         sysctls=draw(st.dictionaries(st.just("kernel.sem"), _TEXT)),
         init=draw(st.booleans()),
+        seccomp=draw(_SECCOMP),
         logging=draw(st.builds(Logging, max_size=st.integers(4096, _BIG), max_files=st.integers(1, 1000))),
     )
 
