@@ -105,7 +105,7 @@ class IsolationView(View):
     :param userns_reason: why it is in the host's user namespace though its manifest does not say so.
     :param capabilities: the sets ``effective``, ``permitted``, ``inheritable``, ``bounding``, ``ambient`` of its first
         process, by name.
-    :param seccomp: ``none``, ``strict`` or ``filter``.
+    :param seccomp: ``none``, ``strict`` or ``filter``; ``seccomp_profile`` is what its manifest says.
     :param label: what a security module confines its first process to; empty when none does.
     :param masked_paths: what its launch program hides; ``read_only_paths`` likewise.
     """
@@ -118,6 +118,7 @@ class IsolationView(View):
     capabilities: dict[str, list[str]] | None
     no_new_privileges: bool | None
     seccomp: str | None
+    seccomp_profile: str
     label: str | None
     masked_paths: list[str]
     read_only_paths: list[str]

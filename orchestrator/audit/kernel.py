@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator import capabilities
+from orchestrator.audit.confinement import UNCONFINED
 from orchestrator.audit.subject import Extents, Subject, finding
 from orchestrator.spec import HOST
 from orchestrator.views import FindingView, IdMapView, Severity
@@ -94,6 +95,14 @@ def separate_namespaces(subject: Subject) -> Iterator[FindingView]:
                 f"no manifest says that they share a {kind} namespace",
                 f"{', '.join(strangers)} is in its {kind} namespace",
             )
+
+
+def system_calls(subject: Subject) -> Iterator[FindingView]:
+    """There is a filter where there should be one; it cannot be taken back."""
+    if subject.force is None or (mode := subject.force.isolation.seccomp) is None:
+        return
+    if subject.spec.seccomp.profile != UNCONFINED and mode == "none":
+        yield _otherwise("seccomp", "its system calls are to be filtered", "Seccomp is 0, there is no filter")
 
 
 def limits(subject: Subject) -> Iterator[FindingView]:

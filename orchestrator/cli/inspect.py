@@ -117,7 +117,7 @@ def _isolation(view: IsolationView) -> Iterator[str]:
     if view.no_new_privileges is not None:
         yield f"no_new_privs: {'yes' if view.no_new_privileges else 'no'}"
     if view.seccomp is not None:
-        yield f"seccomp: {view.seccomp}"
+        yield f"seccomp: {view.seccomp}, profile {view.seccomp_profile}"
     if view.label is not None:
         yield f"security module: {view.label or 'none'}"
     yield f"masked: {', '.join(view.masked_paths) or 'nothing'}"

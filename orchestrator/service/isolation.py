@@ -100,6 +100,7 @@ def isolation_view(supervisor: Supervisor, sharers: Sharers) -> IsolationView:
         else None,
         no_new_privileges=held.privileges.no_new_privileges if held else None,
         seccomp=held.privileges.seccomp if held else None,
+        seccomp_profile=container.spec.seccomp.profile,
         label=held.label if held else None,
         masked_paths=[operation[1] for operation in program if operation[0] in _HIDE],
         read_only_paths=list(_protected(program)),

@@ -38,8 +38,9 @@ stop_grace_period = "0s"
 userns = "host"
 pid = "host"
 network_mode = "host"
-cap_add = ["SYS_PTRACE"]
+cap_add = ["SYS_PTRACE", "SYS_ADMIN"]
 no_new_privileges = false
+seccomp = "unconfined"
 environment = { API_TOKEN = "geheim" }
 volumes = ["/etc:/mnt/etc:ro", "./shared:/mnt/shared"]
 devices = ["/dev/full:/dev/mine"]
@@ -86,6 +87,7 @@ def test_what_deviates_is_found_in_the_manifest_and_in_force(orch: Orch) -> None
     manifest = orch.manifest(OPEN, "open.toml")
     expected = {
         ("cap_add, pid, userns", "critical"), ("userns", "high"), ("pid", "high"), ("network_mode", "high"),
+        ("cap_add, seccomp, userns", "critical"), ("seccomp", "high"), ("cap_add", "critical"),
         ("cap_add", "medium"), ("no_new_privileges", "low"), ("environment", "medium"), ("volumes", "high"),
         ("volumes", "low"), ("devices", "medium"),
     }  # fmt: skip

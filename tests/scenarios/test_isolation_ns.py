@@ -146,7 +146,8 @@ def test_inspect_tells_what_isolates_a_container(box: Orch) -> None:
         assert ("NET_RAW" in isolation["capabilities"][name]) == bool(int(status[field], 16) >> 13 & 1), name
         assert len(isolation["capabilities"][name]) == int(status[field], 16).bit_count(), name
     assert isolation["capabilities"]["effective"] == ["NET_RAW"]
-    assert isolation["no_new_privileges"] is True
+    assert isolation["no_new_privileges"] is (status["NoNewPrivs"] == "1") is True
+    assert (isolation["seccomp"], status["Seccomp"]) == ("filter", "2")
     assert "/proc/kcore" in isolation["masked_paths"]
     assert {"/sys", "/proc/sys", "/sys/fs/cgroup", "/usr", "/opt/shut"} <= set(isolation["read_only_paths"])
     assert "/opt/hidden" in isolation["masked_paths"]

@@ -32,6 +32,7 @@ def isolation(**changes: Any) -> IsolationView:
         },
         no_new_privileges=True,
         seccomp="filter",
+        seccomp_profile="default",
         label="",
         masked_paths=[],
         read_only_paths=[],

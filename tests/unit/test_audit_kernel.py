@@ -8,12 +8,13 @@ import pytest
 
 from orchestrator.audit import kernel
 from orchestrator.audit.subject import Subject
-from orchestrator.spec import Resources, UserNamespace
+from orchestrator.spec import Resources, Seccomp, UserNamespace
 from orchestrator.views import IdMapView
 from support.audits import found, in_force, isolation, planned, running, service
 
 ALL_RULES = (
-    kernel.capability_sets, kernel.no_new_privileges, kernel.id_maps, kernel.separate_namespaces, kernel.limits,
+    kernel.capability_sets, kernel.no_new_privileges, kernel.id_maps, kernel.separate_namespaces,
+    kernel.system_calls, kernel.limits,
 )  # fmt: skip
 
 
@@ -110,6 +111,13 @@ def test_a_stranger_in_its_namespace() -> None:
     assert found(kernel.separate_namespaces, subject) == said("b is in its net namespace", "network_mode")
     partners = {"net": frozenset({"a", "b"})}
     assert found(kernel.separate_namespaces, seen_as({}, {"partners": partners}, **changes)) == []
+
+
+def test_a_filter_that_is_not_there() -> None:
+    text = "Seccomp is 0, there is no filter"
+    assert found(kernel.system_calls, seen_as({}, seccomp="none")) == said(text, "seccomp")
+    unconfined = {"seccomp": Seccomp(profile="unconfined")}
+    assert found(kernel.system_calls, seen_as(unconfined, seccomp="none")) == []
 
 
 @pytest.mark.parametrize(

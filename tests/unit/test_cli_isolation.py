@@ -145,7 +145,7 @@ def test_isolation_for_people() -> None:
         "effective capabilities: CHOWN, KILL",
         "ambient capabilities: none",
         "no_new_privs: yes",
-        "seccomp: filter",
+        "seccomp: filter, profile default",
         "security module: none",
         "masked: /proc/kcore",
         "read-only: nothing",
