@@ -26,6 +26,9 @@ _ABOUT_A_SECRET = re.compile(
 #: A URL with a password in it (RFC 3986, section 3.2.1).
 _URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s:@]*:[^/?#\s@]+@", re.IGNORECASE)
 
+#: An ``oom_score_adj`` from which on hardly anything is killed later (proc_pid_oom_score_adj(5): -1000 is never).
+_LAST_OF_ALL = -900
+
 
 def published_ports(subject: Subject) -> Iterator[FindingView]:
     """Ports on other addresses than the loopback's."""
@@ -70,8 +73,21 @@ def limits(subject: Subject) -> Iterator[FindingView]:
             INFO, "resources.memory", "nothing limits its memory",
             "it can take all of the host's, and the kernel then kills whomever it chooses", "set resources.memory",
         )  # fmt: skip
-    if subject.spec.resources.pids is None:
+    if subject.spec.resources.pids is None or (subject.force and subject.force.limits.get("pids", 1) is None):
         yield finding(
-            INFO, "resources.pids", "nothing limits the number of its processes",
-            "a fork bomb in it stops the host", "leave resources.pids out, or set a number",
+            LOW, "resources.pids", "nothing limits the number of its processes",
+            "a fork bomb in it stops the host",
+            "leave resources.pids out, or set a number; orch doctor says if this host cannot limit them",
+        )  # fmt: skip
+
+
+def spared_by_the_kernel(subject: Subject) -> Iterator[FindingView]:
+    """``oom_score_adj`` below 0."""
+    score = subject.spec.oom_score_adj
+    if score is not None and score < 0:
+        yield finding(
+            MEDIUM if score <= _LAST_OF_ALL else LOW, "oom_score_adj",
+            f"the kernel spares it when memory is short ({score})",
+            "it kills others first, the host's own programs too, even if this one took the memory",
+            "leave it out, and set resources.memory to what it needs",
         )  # fmt: skip

@@ -36,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     exposure.published_ports,
     exposure.secrets_in_environment,
     exposure.limits,
+    exposure.spared_by_the_kernel,
 )
 _ORDER = {severity: number for number, severity in enumerate(Severity)}
 

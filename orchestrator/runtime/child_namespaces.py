@@ -23,14 +23,15 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
+    CLOSE_RANGE_CLOEXEC,
     OPEN_TREE_CLONE,
-    PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     PR_SET_SECUREBITS,
     RESOLVE_NO_SYMLINKS,
     SECBIT_NO_SETUID_FIXUP,
     clone3,
     close_range,
+    forbid_tracing,
     join_session_keyring,
     open_tree,
     owning_user_namespace,
@@ -227,7 +228,6 @@ def _unshare_cgroup(child: Child) -> None:
 
 def _join(child: Child, slot: str, kinds: list[str]) -> None:
     """Join namespaces of these kinds: a process's, by its pidfd, or the one that ``slot`` is open on."""
-    prctl(PR_SET_DUMPABLE, 0)  # nobody in there may look into this process before it has exec'd
     setns(child.slots[slot], sum(_FLAGS[kind] for kind in kinds))
     if "mnt" in kinds:
         os.chdir("/")
@@ -246,7 +246,12 @@ def _enter_user_namespace(child: Child, lock: bool) -> None:
 
 
 def _tidy(child: Child) -> None:
-    """Leave nothing behind of how the container was made: no zombie, and none of the spawner's keys."""
+    """Leave nothing behind of how the container was made: no zombie, no descriptor, none of the spawner's keys.
+
+    Every descriptor is close-on-exec already; one that is not would be a way out (CVE-2024-21626).
+    """
+    close_range(3, CLOSE_RANGE_CLOEXEC)
+    forbid_tracing()  # again: to become another user may have undone it (fs.suid_dumpable, proc_sys_fs(5))
     for pidfd in child.zombies:
         _reap(pidfd)
     child.zombies.clear()

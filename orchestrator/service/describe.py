@@ -10,7 +10,16 @@ from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, IsolationView, PortView, SeccompView
+from orchestrator.supervise.watch import PressureWatch
+from orchestrator.units import format_duration
+from orchestrator.views import (
+    ContainerView,
+    InspectView,
+    IsolationView,
+    PortView,
+    PressureTriggerView,
+    SeccompView,
+)
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -78,6 +87,7 @@ def inspect_view(supervisor: Supervisor, isolation: IsolationView) -> InspectVie
         ],
         isolation=isolation,
         seccomp=_seccomp(container) if container.program else None,
+        pressure=[_trigger(watch) for watch in supervisor.pressure_watches],
     )
 
 
@@ -91,6 +101,17 @@ def _seccomp(container: Container) -> SeccompView:
         architectures=list(filter.architectures),
         rules=filter.rules,
         instructions=filter.instructions,
+    )
+
+
+def _trigger(watch: PressureWatch) -> PressureTriggerView:
+    wanted = watch.trigger
+    window, sustained = format_duration(wanted.window), format_duration(wanted.sustained)
+    return PressureTriggerView(
+        trigger=f"{wanted.resource} {wanted.kind} {wanted.threshold:g}% over {window} for {sustained}",
+        action=wanted.action,
+        sustained=watch.sustained,
+        text=watch.text,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.audit import exposure
 from orchestrator.audit.rules import judge
 from orchestrator.spec import Port, Resources
-from support.audits import found, planned
+from support.audits import found, planned, running, service
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,18 @@ def test_no_limits() -> None:
     free = planned(resources=Resources(pids=None))
     assert found(exposure.limits, free) == [
         ("info", "resources.memory", "nothing limits its memory"),
-        ("info", "resources.pids", "nothing limits the number of its processes"),
+        ("low", "resources.pids", "nothing limits the number of its processes"),
     ]
-    assert found(exposure.limits, planned(resources=Resources(pids=10, memory=1 << 20))) == []
+    limited = Resources(pids=10, memory=1 << 20)
+    assert found(exposure.limits, planned(resources=limited)) == []
+    cannot = running(service(resources=limited), limits={"memory": 1 << 20, "pids": None})
+    assert [each[:2] for each in found(exposure.limits, cannot)] == [("low", "resources.pids")]
+
+
+@pytest.mark.parametrize(
+    ("score", "severity"),
+    [(None, None), (0, None), (500, None), (-1, "low"), (-900, "medium"), (-1000, "medium")],
+)
+def test_who_is_spared_when_memory_is_short(score: int | None, severity: str | None) -> None:
+    seen = found(exposure.spared_by_the_kernel, planned(oom_score_adj=score))
+    assert [each[:2] for each in seen] == ([(severity, "oom_score_adj")] if severity else [])

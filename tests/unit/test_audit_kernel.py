@@ -128,3 +128,9 @@ def test_a_filter_that_is_not_there() -> None:
 def test_limits_that_are_not_there(limits: dict[str, int | None], text: str | None) -> None:
     subject = running(service(resources=Resources(memory=1 << 26, pids=10)), limits=limits)
     assert found(kernel.limits, subject) == (said(text, "resources.memory") if text else [])
+
+
+def test_a_default_limit_that_the_host_cannot_have_was_not_promised() -> None:
+    limits = {"memory": None, "pids": None}
+    assert found(kernel.limits, running(service(), limits=limits)) == []
+    assert len(found(kernel.limits, running(service(resources=Resources(pids=100)), limits=limits))) == 1

@@ -65,6 +65,7 @@ ORDINARY = st.builds(
     cap_add=st.sampled_from([(), ("CHOWN",)]),
     init=st.booleans(),
     replicas=st.integers(0, 3),
+    oom_score_adj=st.none() | st.integers(0, 1000),
     resources=st.builds(
         Resources, memory=st.none() | st.integers(1 << 20, 1 << 30), pids=st.integers(1, 4096)
     ),
