@@ -168,7 +168,6 @@ def _namespaces(
 
 def _shared_memory_of(child: Child, slot: str) -> None:
     """Take the /dev/shm of a process (a pidfd), to be mounted in this container as well."""
-    prctl(PR_SET_DUMPABLE, 0)  # as in :func:`_join`
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     setns(child.slots[slot], CLONE_NEWNS)
     try:
