@@ -107,6 +107,7 @@ def test_ns_shows_what_the_kernel_has(box: Orch) -> None:
     assert rows["job", "net"]["processes"] == 0
     assert rows["job", "net"]["owner"] == rows["job", "user"]["inode"]
     assert rows["job", "user"]["uid_map"][0]["count"] == 65536
+    assert box.call("GET", "/v1/namespaces?kinds=net,network") == 400
     # a filter, and the table
     assert {kind for _, kind in rows_of(box, "-t", "net,uts", "web")} == {"net", "uts"}
     table = box.run("ns", "-p", "box", "-t", "net", "web", "side").stdout.splitlines()
