@@ -90,6 +90,40 @@ class SeccompView(View):
     instructions: int = 0
 
 
+class IdMapView(View):
+    """``count`` ids from ``inside`` on are the host's from ``outside`` on."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class IsolationView(View):
+    """What holds a container, read from the kernel while it runs; null is what only a running one could tell.
+
+    :param namespaces: kind -> ``private``, ``host`` or ``shared``; ``shared_with`` names the containers.
+    :param userns_reason: why it is in the host's user namespace though its manifest does not say so.
+    :param capabilities: the sets ``effective``, ``permitted``, ``inheritable``, ``bounding``, ``ambient`` of its first
+        process, by name.
+    :param seccomp: ``none``, ``strict`` or ``filter``; ``seccomp_profile`` is what its manifest says.
+    :param label: what a security module confines its first process to; empty when none does.
+    :param masked_paths: what its launch program hides; ``read_only_paths`` likewise.
+    """
+
+    namespaces: dict[str, str]
+    shared_with: dict[str, list[str]]
+    uid_map: list[IdMapView] | None
+    gid_map: list[IdMapView] | None
+    userns_reason: str
+    capabilities: dict[str, list[str]] | None
+    no_new_privileges: bool | None
+    seccomp: str | None
+    seccomp_profile: str
+    label: str | None
+    masked_paths: list[str]
+    read_only_paths: list[str]
+
+
 class PressureTriggerView(View):
     """A pressure trigger of a running container.
 
@@ -117,6 +151,7 @@ class InspectView(View):
     program: list[str]  # the launch program, one described operation a line
     probes: list[ProbeView]
     environment: list[str]
+    isolation: IsolationView | None = None  # null from a service that knows of none
     seccomp: SeccompView | None = None
     pressure: list[PressureTriggerView] = []
     lsm: dict[str, str] = {}  # labels and profile of security modules, and what is in force for its process
@@ -133,6 +168,75 @@ class PressureView(View):
     some_seconds: float
     full_avg10: float
     full_seconds: float
+
+
+class NamespaceView(View):
+    """One namespace of a container (``orch ns``).
+
+    :param kind: ``user``, ``mnt``, ``pid``, ``net``, ``ipc``, ``uts``, ``cgroup`` or ``time``.
+    :param inode: its inode number: what tells it from others; ``owner`` and ``parent`` likewise.
+    :param owner: the user namespace that owns it; null when that is above orch's own.
+    :param parent: of a pid or user namespace.
+    :param first: whether the container's first process is in it; others may have made themselves further ones.
+    :param processes: in it, on the whole host.
+    :param pid: the container's first process in it; null when it only keeps it.
+    :param shared_with: ``host``, which stands for everybody who has none of their own, or names of containers.
+    :param uid_map: of a user namespace.
+    """
+
+    project: str
+    service: str
+    name: str  # of the container
+    id: str
+    kind: str
+    inode: int
+    owner: int | None
+    parent: int | None
+    first: bool
+    processes: int
+    pid: int | None
+    shared_with: list[str]
+    uid_map: list[IdMapView] | None
+    gid_map: list[IdMapView] | None
+
+
+class Severity(enum.StrEnum):
+    """How bad a finding is, the worst first."""
+
+    CRITICAL = "critical"  # a process in it can become root of the host, or orch's promises are not kept
+    HIGH = "high"  # a wall between it and the host or its neighbours is missing
+    MEDIUM = "medium"  # one bug or mistake away from that
+    LOW = "low"  # more than the default, with little to gain from it
+    INFO = "info"  # worth knowing
+
+
+class FindingView(View):
+    """Something in which a container deviates from the secure default (``orch audit``).
+
+    :param key: of the manifest.
+    :param what: the deviation; ``why`` it matters; ``remedy`` what to do about it.
+    """
+
+    severity: Severity
+    key: str
+    what: str
+    why: str
+    remedy: str
+
+
+class AuditView(View):
+    """What was found about one container, or about a service of a manifest, the worst first.
+
+    :param name: of the container; of the service when ``running`` is False and there is no container.
+    :param running: whether it is what the kernel has in force; otherwise what the manifest asks for.
+    """
+
+    project: str
+    service: str
+    name: str
+    id: str
+    running: bool
+    findings: list[FindingView]
 
 
 class StatsView(View):

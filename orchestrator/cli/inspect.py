@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.cli import exit_codes
 from orchestrator.cli.context import Context
+from orchestrator.cli.ns import map_text
 from orchestrator.cli.parser import Command, Parser
 from orchestrator.cli.project import likely_project, require_project
 from orchestrator.cli.ps import host_port, port_text
@@ -16,14 +17,14 @@ from orchestrator.cli.terminal import Terminal, plain
 from orchestrator.cli.times import timestamp
 from orchestrator.errors import NotFoundError, UsageError
 from orchestrator.units import format_duration
-from orchestrator.views import InspectView, SeccompView
+from orchestrator.views import InspectView, IsolationView, SeccompView
 
 
 def _configure_inspect(parser: Parser) -> None:
     parser.description = """\
-Show everything about one container: its state, spec, cgroups, root file system, the stages of its start and how
-long each took, its launch program, and its last health probes. It is named by its name, id, service, or
-service-N for the N-th replica."""
+Show everything about one container: its state, spec, what isolates it (as the kernel has it), cgroups, root file
+system, the stages of its start and how long each took, its launch program, and its last health probes. It is named by
+its name, id, service, or service-N for the N-th replica."""
     parser.epilog = """\
 examples:
   orch inspect web | jq .container.address
@@ -99,6 +100,7 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         ]
         lines += _section("pressure", render(columns, rows, terminal), terminal)
     for title, values in (
+        ("isolation", list(_isolation(view.isolation)) if view.isolation else []),
         ("cgroups", [f"{controller}: {path}" for controller, path in view.cgroup.items()]),
         ("root file system", list(_rootfs(view.rootfs))),
         ("security modules", [f"{key.replace('_', ' ')}: {value}" for key, value in view.lsm.items()]),
@@ -109,6 +111,30 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         if values:
             lines += _section(title, [f"  {plain(value)}" for value in values], terminal)
     return lines
+
+
+def _isolation(view: IsolationView) -> Iterator[str]:
+    """What only a running container could tell is left out."""
+    by_mode: dict[str, list[str]] = {}
+    for kind, mode in view.namespaces.items():
+        names = view.shared_with.get(kind)
+        by_mode.setdefault(f"shared with {', '.join(names)}" if names else mode, []).append(kind)
+    yield "namespaces: " + "; ".join(f"{', '.join(kinds)} {mode}" for mode, kinds in by_mode.items())
+    if view.userns_reason:
+        yield f"in the host's user namespace because {view.userns_reason}"
+    if view.uid_map is not None and view.gid_map is not None:
+        yield f"users: {map_text(view.uid_map)}"
+        yield f"groups: {map_text(view.gid_map)}"
+    for name, held in (view.capabilities or {}).items():
+        yield f"{name} capabilities: {', '.join(held) or 'none'}"
+    if view.no_new_privileges is not None:
+        yield f"no_new_privs: {'yes' if view.no_new_privileges else 'no'}"
+    if view.seccomp is not None:
+        yield f"seccomp: {view.seccomp}, profile {view.seccomp_profile}"
+    if view.label is not None:
+        yield f"security module: {view.label or 'none'}"
+    yield f"masked: {', '.join(view.masked_paths) or 'nothing'}"
+    yield f"read-only: {', '.join(view.read_only_paths) or 'nothing'}"
 
 
 def _seccomp(view: SeccompView | None) -> str:

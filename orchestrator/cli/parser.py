@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("logs", "show what happened to containers"),
     "stats": ("stats", "show containers' use of resources, live"),
     "top": ("stats", "show the processes inside containers"),
+    "ns": ("ns", "list containers' namespaces, and who shares them"),
+    "audit": ("audit", "show what deviates from the secure default, and how risky that is"),
     "config": ("config", "check a manifest and print what it amounts to"),
     "doctor": ("doctor", "show what this host offers and lacks"),
     "serve": ("serve", "run the host service in the foreground"),

@@ -175,6 +175,11 @@ def _load(
     )
 
 
+def has_manifest(context: Context) -> bool:
+    """Whether a manifest is named, or in the current folder."""
+    return (context.manifest or _default_manifest()) is not None
+
+
 def _manifest(context: Context) -> str:
     path = context.manifest or _default_manifest()
     if path is None:

@@ -90,6 +90,7 @@ SECBIT_NO_SETUID_FIXUP = 1 << 2
 
 # linux/nsfs.h
 _NS_GET_USERNS = 0xB701
+_NS_GET_PARENT = 0xB702
 
 # linux/keyctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -254,6 +255,11 @@ def drop_from_bounding_set(capabilities: Iterable[int]) -> None:
 def owning_user_namespace(namespace: int) -> int:
     """A descriptor of the user namespace that owns the namespace which ``namespace`` is open on (ioctl_ns(2))."""
     return fcntl.ioctl(namespace, _NS_GET_USERNS)
+
+
+def parent_namespace(namespace: int) -> int:
+    """A descriptor of the parent of the pid or user namespace that ``namespace`` is open on (ioctl_ns(2))."""
+    return fcntl.ioctl(namespace, _NS_GET_PARENT)
 
 
 def set_file_ids(uid: int, gid: int) -> None:

@@ -21,8 +21,11 @@ from orchestrator.logs.follow import LogStream, Source
 from orchestrator.logs.format import LogRecord
 from orchestrator.plan.conditions import Outlook, judge
 from orchestrator.plan.reconcile import Options
+from orchestrator.runtime.survey import NAMESPACES
+from orchestrator.service.audit import audit
 from orchestrator.service.daemon import Daemon, ProgressStream
 from orchestrator.service.describe import container_view, inspect_view
+from orchestrator.service.isolation import inspect_isolation, namespaces
 from orchestrator.service.sessions import ExecBody, RunBody, serve_exec, serve_run
 from orchestrator.service.usage import StatsReader, processes
 from orchestrator.service.version import API_VERSION, version
@@ -113,6 +116,8 @@ class Api:
                 web.get("/v1/events", self.events),
                 web.get("/v1/stats", self.stats),
                 web.get("/v1/top", self.top),
+                web.get("/v1/namespaces", self.namespaces),
+                web.get("/v1/audit", self.audit),
                 web.post("/v1/exec", self.exec),
                 web.post("/v1/run", self.run),
             ]
@@ -261,15 +266,13 @@ class Api:
         supervisors = self._query_selection(request)
         if not _flag(request, "all"):
             supervisors = [s for s in supervisors if s.state is not State.EXITED]
-        supervisors.sort(
-            key=lambda s: (s.container.project, s.spec.name, s.container.replica, s.container.name)
-        )
-        return _json([container_view(supervisor) for supervisor in supervisors])
+        return _json([container_view(supervisor) for supervisor in _in_order(supervisors)])
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         """Everything about one container."""
         supervisor = self._daemon.find(request.query.get("project"), request.match_info["reference"])
-        return _json(inspect_view(supervisor))
+        isolation = await asyncio.to_thread(inspect_isolation, supervisor, self._daemon.select(None))
+        return _json(inspect_view(supervisor, isolation))
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         """What containers wrote."""
@@ -373,6 +376,23 @@ class Api:
         """Their processes."""
         return _json(await asyncio.to_thread(processes, self._query_selection(request)))
 
+    # Isolation
+
+    async def namespaces(self, request: web.Request) -> web.StreamResponse:
+        """Their namespaces, and who shares them."""
+        kinds = _list(request, "kinds") or NAMESPACES
+        if unknown := [kind for kind in kinds if kind not in NAMESPACES]:
+            raise UsageError(
+                f"there is no kind of namespace {unknown[0]}", "", f"allowed: {', '.join(NAMESPACES)}"
+            )
+        selected, everyone = self._query_selection(request), self._daemon.select(None)
+        return _json(await asyncio.to_thread(namespaces, _in_order(selected), everyone, kinds))
+
+    async def audit(self, request: web.Request) -> web.StreamResponse:
+        """What deviates from the default."""
+        selected, everyone = self._query_selection(request), self._daemon.select(None)
+        return _json(await asyncio.to_thread(audit, _in_order(selected), everyone))
+
     # Sessions
 
     async def exec(self, request: web.Request) -> web.StreamResponse:
@@ -388,6 +408,12 @@ class Api:
 
     def _query_selection(self, request: web.Request) -> list[Supervisor]:
         return self._daemon.select(request.query.get("project") or None, _list(request, "services"))
+
+
+def _in_order(supervisors: list[Supervisor]) -> list[Supervisor]:
+    return sorted(
+        supervisors, key=lambda s: (s.container.project, s.spec.name, s.container.replica, s.container.name)
+    )
 
 
 async def _wait_for(supervisor: Supervisor, condition: str) -> None:

@@ -18,10 +18,12 @@ import msgspec
 from orchestrator.errors import OrchError, ServiceUnavailableError, from_wire
 from orchestrator.service.http_client import BodyDecoder, Connection
 from orchestrator.views import (
+    AuditView,
     ContainerView,
     EventView,
     InspectView,
     LogLine,
+    NamespaceView,
     PlanView,
     ProcessView,
     Progress,
@@ -367,6 +369,17 @@ class Client:
     def top(self, project: str | None = None, *, services: Sequence[str] = ()) -> list[ProcessView]:
         """The processes inside the containers."""
         return self._get("/v1/top", {"project": project, "services": services}, list[ProcessView])
+
+    def namespaces(
+        self, project: str | None = None, *, services: Sequence[str] = (), kinds: Sequence[str] = ()
+    ) -> list[NamespaceView]:
+        """The containers' namespaces; without ``kinds`` of all kinds."""
+        query = {"project": project, "services": services, "kinds": kinds}
+        return self._get("/v1/namespaces", query, list[NamespaceView])
+
+    def audit(self, project: str | None = None, *, services: Sequence[str] = ()) -> list[AuditView]:
+        """What of the containers deviates from the secure default."""
+        return self._get("/v1/audit", {"project": project, "services": services}, list[AuditView])
 
     def exec(
         self,

@@ -16,6 +16,7 @@ from orchestrator.units import format_duration
 from orchestrator.views import (
     ContainerView,
     InspectView,
+    IsolationView,
     PortView,
     PressureTriggerView,
     SeccompView,
@@ -68,8 +69,8 @@ def project_containers(project: Project) -> list[ContainerView]:
     return [container_view(supervisor) for supervisor in supervisors]
 
 
-def inspect_view(supervisor: Supervisor) -> InspectView:
-    """Everything about one container."""
+def inspect_view(supervisor: Supervisor, isolation: IsolationView) -> InspectView:
+    """Everything about one container; ``isolation`` is read from the kernel, and not here."""
     container = supervisor.container
     spec = redacted(container.spec)
     return InspectView(
@@ -85,6 +86,7 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
         environment=[
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
+        isolation=isolation,
         seccomp=_seccomp(container) if container.program else None,
         pressure=[_trigger(watch) for watch in supervisor.pressure_watches],
         lsm=_lsm(container, supervisor.pid),

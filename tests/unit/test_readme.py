@@ -11,9 +11,11 @@ import pytest
 
 from orchestrator import capabilities
 from orchestrator.cli import exit_codes, parser
+from orchestrator.cli.main import main
 from orchestrator.manifest.load import load
 from orchestrator.manifest.schema import json_schema
 from orchestrator.runtime import rootfs
+from orchestrator.views import Severity
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -125,6 +127,26 @@ def test_the_examples_are_manifests(tmp_path: Path) -> None:
         assert loaded.warnings == ()
         found.append(list(loaded.project.services))
     assert found[0] == ["db", "web"]
+
+
+def test_the_sample_of_an_audit_is_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = re.search(
+        r"^# cat admin.toml\n(.*?)^# orch audit admin.toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+    )
+    assert sample is not None
+    (tmp_path / "admin.toml").write_text(sample[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCH_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("ORCH_RUN_DIR", raising=False)
+    assert main(["audit", "admin.toml"]) == 0
+    assert capsys.readouterr().out == sample[2]
+
+
+def test_the_severities_of_an_audit_are_in_the_table() -> None:
+    named = re.findall(r"^\| (\w+) \|", section("### Audit"), re.MULTILINE)
+    assert named == ["severity", *(severity.value for severity in Severity)]
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:
