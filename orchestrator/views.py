@@ -119,6 +119,7 @@ class InspectView(View):
     environment: list[str]
     seccomp: SeccompView | None = None
     pressure: list[PressureTriggerView] = []
+    lsm: dict[str, str] = {}  # labels and profile of security modules, and what is in force for its process
 
 
 class PressureView(View):
