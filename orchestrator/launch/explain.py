@@ -105,7 +105,7 @@ def _remedy(name: str, number: int) -> str:
         return "too many namespaces: see /proc/sys/user/max_*_namespaces"
     if name in ("namespaces", "mount-map") and number == errno.EAGAIN:
         return "a process is needed for a moment to make them: resources.pids must be at least 2"
-    if name in ("open-tree", "idmap-folders") and number == errno.EINVAL:
+    if name in ("open-tree", "idmap-folders", "idmap-tree") and number == errno.EINVAL:
         return 'its file system cannot be mounted with other ids: set userns = "host" for the service'
     if name == "privileges" and number == errno.EPERM:
         return "orch itself lacks a capability that cap_add names"

@@ -54,7 +54,7 @@ def _open_tree(
 ) -> None:
     """Take a file or folder of the host, as a detached mount; it is attached once the host is out of reach.
 
-    :param ids: whose map the mount gets: ``container``, or the slot of another user namespace; "" for none.
+    :param ids: whose map the mount gets: ``container``; "" for none, or one that ``idmap-tree`` gives it.
     """
     source = _open_part(child, path, subpath) if subpath else os.open(path, os.O_PATH | os.O_CLOEXEC)
     if propagation != "private":
@@ -69,9 +69,13 @@ def _open_tree(
 
 
 def idmap(child: Child, tree: int, recursive: bool, ids: str = "container") -> None:
-    """Give a detached mount the map of a user namespace; see :func:`_open_tree`."""
+    """Give a detached mount the map of a user namespace: ``container``'s, or that in the slot ``ids``."""
     namespace = child.user_namespace if ids == "container" else child.slots[ids]
     mount_setattr(tree, MOUNT_ATTR_IDMAP, recursive, user_namespace=namespace)
+
+
+def _idmap_tree(child: Child, slot: str, recursive: bool, ids: str) -> None:
+    idmap(child, child.slots[slot], recursive, ids)
 
 
 def _idmap_folders(child: Child, paths: list[str]) -> None:
@@ -246,5 +250,6 @@ def _like(fd: int, info: os.stat_result) -> None:
 OPERATIONS: dict[str, Callable[..., None]] = {
     "open-tree": _open_tree,
     "idmap-folders": _idmap_folders,
+    "idmap-tree": _idmap_tree,
     "fill": _fill,
 }

@@ -473,6 +473,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     ),
     "shared-memory-of": lambda slot: f"open /dev/shm of {slot} as shm",
     "idmap-folders": lambda paths: f"idmap {' '.join(paths)}",
+    "idmap-tree": lambda slot, recursive, ids: f"give {slot} the ids of {ids}",
     "sysctl": lambda key, value: f"set {key} to {value}",
     "fill": lambda slot, target: f"fill {slot} with the image's {target} if it is a new volume",
     "pivot-root": lambda root: f"pivot_root to {root}",

@@ -124,31 +124,31 @@ def enter_root(
         [(number, bind) for number, bind in enumerate(binds) if (bind.propagation != "private") is propagates]
         for propagates in (True, False)
     )
-    for number, bind in early:
-        operations += _open(number, bind, root, maps, user)
+    operations += [_open(number, bind, maps) for number, bind in early]
     operations.append(["private-mounts"])
+    # The rest before layers are covered with idmapped mounts of themselves: one may be a part of a layer.
+    operations += [_open(number, bind, maps) for number, bind in late]
     if maps:
         lowers = dict.fromkeys(folder for layer in layers for folder in layer.lower)
         operations += [["idmap-folders", [*lowers, directory]], act_as(maps)]
     for layer in layers:
         target = root + layer.target.rstrip("/")
         operations.append(["overlay", target, list(layer.lower), layer.upper, layer.work])
-    for number, bind in late:
-        operations += _open(number, bind, root, maps, user)
+    for number, bind in enumerate(binds):
+        if bind.owner:  # the root is there by now, and with it the container's users
+            ids = f"ids{number}"
+            operations.append(["mount-map", ids, root, user or "0:0", *bind.owner])
+            operations.append(["idmap-tree", f"bind{number}", bind.recursive, ids])
     for number, cgroup in enumerate(cgroups):
         operations.append(["open-tree", f"cgroup{number}", cgroup.path, False, True])
     operations.append(["pivot-root", root])
     return operations
 
 
-def _open(number: int, bind: Bind, root: str, maps: IdMaps | None, user: str | None) -> list[Operation]:
-    ids = "container" if maps and bind.idmapped else ""
-    operations: list[Operation] = []
-    if bind.owner:
-        ids = f"ids{number}"
-        operations.append(["mount-map", ids, root, user or "0:0", *bind.owner])
+def _open(number: int, bind: Bind, maps: IdMaps | None) -> Operation:
+    ids = "container" if maps and bind.idmapped and not bind.owner else ""
     operation = ["open-tree", f"bind{number}", bind.source, bind.recursive, bind.read_only]
-    return [*operations, [*operation, bind.propagation, bind.subpath, ids]]
+    return [*operation, bind.propagation, bind.subpath, ids]
 
 
 def act_as(maps: IdMaps) -> Operation:

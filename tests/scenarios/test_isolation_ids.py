@@ -58,6 +58,19 @@ depends_on = ["a"]
     assert owner(str(layer)) == (0, 0)
 
 
+def test_a_volume_may_be_a_part_of_the_image(orch: Orch) -> None:
+    """Layers are covered with idmapped mounts of themselves, of which no other can be made."""
+    manifest = orch.manifest("""
+[services.a]
+kind = "job"
+command = ["sh", "-c", "ls /a /b"]
+volumes = ["/usr/bin:/a:ro", { source = "/usr/lib", target = "/b", owner = "1000:1000", read_only = true }]
+""")
+    shown = orch.run("run", "-T", manifest, "a").stdout.split()
+    assert {"sh", os.listdir("/usr/lib")[0]} <= set(shown)
+    assert orch.run("run", "-T", manifest, "a", "cat", "/proc/self/uid_map").stdout.split()[2] == "65536"
+
+
 def test_what_the_user_makes_belongs_to_the_owner(orch: Orch) -> None:
     for name in ("one", "two"):
         os.mkdir(f"{orch.work}/{name}")

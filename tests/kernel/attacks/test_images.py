@@ -223,10 +223,7 @@ def test_a_link_in_the_place_of_a_part_of_a_volume(target: Target, shared: tuple
     assert "secret" not in shown
     volume = f"{target.orch.instance.state_dir}/volumes/shared/data"
     naive = ["open-tree", "bind1", f"{volume}/part", True, False, "private", "", "container"]
-    tamper: list[list[Any]] = [
-        ["before", ["open-tree", "bind1"], naive],
-        ["drop", ["open-tree", "bind1", volume]],
-    ]
+    tamper: Changes = [["before", ["open-tree", "bind1"], naive], ["drop", ["open-tree", "bind1", volume]]]
     assert "secret" in read_part(target, manifest, tamper)
 
 
