@@ -12,11 +12,12 @@ PIP_ARGS ?= --quiet --disable-pip-version-check --retries 5 --timeout 60
 TESTS ?= tests/unit tests/kernel tests/scenarios
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+VM_ARGS ?=
 SOURCES := orchestrator tests workloads
 
 .PHONY: help
 help: ## print this
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: venv
 venv: $(STAMP) ## make .venv with orch and the development tools in it
@@ -44,6 +45,13 @@ test: venv ## run all tests; TESTS="tests/unit ..." and PYTEST_ARGS="-k word" na
 	    if [ $$code != 0 ]; then failed="$$failed $$suite"; fi; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+.PHONY: test-vm
+test-vm: TESTS = tests/kernel tests/scenarios
+test-vm: venv ## run tests on a second host: cgroup v2 only, systemd, AppArmor, in a virtual machine (as root)
+	@tools/host-packages test
+	@tools/host-packages vm
+	$(SUDO) PYTHONPATH=tests $(BIN)/python -m vm $(VM_ARGS) -- $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: venv ## measure, as root; BENCH_ARGS="--list", "--only start,exec", "--json bench.json"

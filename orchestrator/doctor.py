@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.checks import cgroups, kernel, limits, network, privileges, storage
+from orchestrator.checks import cgroups, kernel, limits, lsm, network, privileges, storage
 from orchestrator.checks.finding import Finding
 from orchestrator.ids import Instance
 
@@ -15,6 +15,7 @@ def examine(instance: Instance) -> list[Finding]:
     return [
         *privileges.check(),
         *kernel.check(),
+        *lsm.check(),
         *cgroups.check(),
         *network.check(),
         *storage.check(instance),

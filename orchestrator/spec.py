@@ -284,6 +284,25 @@ class Ulimit(Spec, frozen=True):
 DEFAULT_ULIMITS: dict[str, tuple[int, int | None]] = {"core": (0, 0), "nofile": (1024, None)}
 
 
+class Selinux(Spec, frozen=True):
+    """Parts of a container's SELinux label; None leaves the policy's default.
+
+    :param level: instead of a pair of categories of the container's own.
+    :param disable: no label at all: the container's processes are as confined as orch itself.
+    """
+
+    user: str | None = None
+    role: str | None = None
+    type: str | None = None
+    level: str | None = None
+    disable: bool = False
+
+    @property
+    def insists(self) -> bool:
+        """Whether it names something that a host without SELinux cannot give."""
+        return any((self.user, self.role, self.type, self.level))
+
+
 class Attachment(Spec, frozen=True):
     """A service on a network, under these further names."""
 
@@ -399,6 +418,7 @@ class ServiceSpec(Spec, frozen=True):
     :param shm_size: bytes that /dev/shm may hold.
     :param masked_paths: hidden, besides what always is; ``read_only_paths`` likewise cannot be written to.
     :param unmask: which of the default masked and read-only paths are left as they are: globs, or ``all``.
+    :param apparmor: a profile's name, ``unconfined`` for none; None is orch's own where AppArmor is in use.
     """
 
     name: str
@@ -438,6 +458,8 @@ class ServiceSpec(Spec, frozen=True):
     sysctls: dict[str, str] = {}
     init: bool = False
     seccomp: Seccomp = Seccomp()
+    selinux: Selinux = Selinux()
+    apparmor: str | None = None
     logging: Logging = Logging()
     userns: UserNamespace = UserNamespace()
     mnt: str = PRIVATE

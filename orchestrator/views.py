@@ -154,6 +154,7 @@ class InspectView(View):
     isolation: IsolationView | None = None  # null from a service that knows of none
     seccomp: SeccompView | None = None
     pressure: list[PressureTriggerView] = []
+    lsm: dict[str, str] = {}  # labels and profile of security modules, and what is in force for its process
 
 
 class PressureView(View):

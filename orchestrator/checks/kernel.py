@@ -37,7 +37,6 @@ def check() -> Iterator[Finding]:
     yield _ids()
     yield _seccomp()
     yield _libseccomp()
-    yield _security_modules()
 
 
 def _system_calls() -> Finding:
@@ -137,20 +136,3 @@ def _libseccomp_version() -> tuple[int, ...] | None:
     version = ctypes.CDLL(name).seccomp_version
     version.restype = ctypes.POINTER(ctypes.c_uint * 3)  # struct scmp_version, seccomp_version(3)
     return tuple(version().contents)
-
-
-def _security_modules() -> Finding:
-    modules = text_of("/sys/kernel/security/lsm")
-    if modules is None:
-        if os.path.exists("/sys/module/apparmor"):
-            modules = "apparmor"
-        elif os.path.exists("/sys/fs/selinux"):
-            modules = "selinux"
-    names = (modules or "").split(",")
-    major = [name for name in ("apparmor", "selinux", "bpf", "landlock", "smack", "tomoyo") if name in names]
-    if major:
-        return ok("security modules", ", ".join(major))
-    remedy = "mount -t securityfs none /sys/kernel/security shows which there are; boot with lsm=...,apparmor for one"
-    return warning(
-        "security modules", "none in use: only namespaces and capabilities confine containers", remedy
-    )

@@ -103,6 +103,7 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
         ("isolation", list(_isolation(view.isolation)) if view.isolation else []),
         ("cgroups", [f"{controller}: {path}" for controller, path in view.cgroup.items()]),
         ("root file system", list(_rootfs(view.rootfs))),
+        ("security modules", [f"{key.replace('_', ' ')}: {value}" for key, value in view.lsm.items()]),
         ("environment", view.environment),
         ("spec", json.dumps(view.spec, indent=2).splitlines()),
         ("launch program", view.program),

@@ -271,10 +271,8 @@ def set_file_ids(uid: int, gid: int) -> None:
 
 
 def join_session_keyring() -> None:
-    """Leave the keyring that was inherited for a new, empty one (keyctl(2)); a kernel without keys has none."""
-    result = _syscall(_KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)
-    if result < 0 and ctypes.get_errno() != errno.ENOSYS:
-        _check(result)
+    """Leave the session keyring that was inherited for a new, empty one (keyctl_join_session_keyring(3))."""
+    _check(_syscall(_KEYCTL[os.uname().machine], _KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0))
 
 
 def load_seccomp_filter(fd: int, flags: int = 0) -> None:

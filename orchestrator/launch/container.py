@@ -10,6 +10,7 @@ from orchestrator.cgroups.group import Cgroup
 from orchestrator.devices import Node
 from orchestrator.ids import Instance, container_name
 from orchestrator.images.resolve import Image
+from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.network.model import Network, PublishedPort
 from orchestrator.runtime.handle import Process
 from orchestrator.runtime.program import Program
@@ -55,6 +56,8 @@ class Container:
     neighbours: dict[str, Container] = field(default_factory=dict)
     #: Its running program; None, or one without a pidfd, when there is none.
     process: Process | None = None
+    #: What security modules hold it to; the same for every restart and exec.
+    confinement: Confinement = UNCONFINED
     #: Descriptor of its network namespace once it has one of its own; kept over restarts.
     netns: int = -1
     #: Whether its veths exist.

@@ -115,6 +115,13 @@ def _remedy(name: str, number: int) -> str:
         return "share it on the host (mount --make-rshared), or drop propagation"
     if name == "fill":
         return "with nocopy = true the volume stays as it is"
+    if name == "confine":
+        return {
+            errno.ENOENT: "the AppArmor profile is not loaded: apparmor_parser -r FILE",
+            errno.EACCES: "the policy does not let orch do this: see ausearch -m avc, or dmesg",
+            errno.EINVAL: "the policy does not know this label",
+            errno.EXDEV: "a volume is mounted on /proc, where the label must be written; mount it elsewhere",
+        }.get(number, "")
     if name == "limit":
         return "orch itself needs CAP_SYS_RESOURCE to raise a hard limit"
     if name == "device-list" and number == errno.EPERM:

@@ -18,6 +18,7 @@ from orchestrator.errors import ConflictError, LaunchError, OrchError, SpawnerEr
 from orchestrator.ids import Instance
 from orchestrator.kernel.fileflags import spread_subfolders
 from orchestrator.kernel.operations import perform
+from orchestrator.launch.confine import Confiner
 from orchestrator.launch.container import Container
 from orchestrator.launch.explain import explain
 from orchestrator.launch.stages import CgroupStage, NetworkStage, RootfsStage
@@ -94,6 +95,7 @@ class Launcher:
         self._network = NetworkStage(networks)
         self._user_namespaces = UserNamespaces(spawner, int(instance.id, 16))
         self._containers: dict[str, Container] = {}  # by id
+        self._confiner = Confiner(instance, spawner.run_host)
         with contextlib.suppress(OSError):  # a matter of speed only
             spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
@@ -105,6 +107,17 @@ class Launcher:
     async def choose_ids(self, container: Container) -> None:
         """Decide about its user namespace; see :meth:`UserNamespaces.choose`."""
         await self._user_namespaces.choose(container)
+
+    async def confine(self, container: Container) -> None:
+        """Decide what security modules hold the container to, and label what it mounts.
+
+        :raises LaunchError: when the host cannot do what its spec asks for.
+        """
+        try:
+            await self._confiner.confine(container)
+        except BaseException:
+            self._confiner.release(container)
+            raise
 
     def prepare(self, container: Container, hosts: str, resolv_conf: str) -> None:
         """Write the container into the ledger, and its hosts file; the kernel is not touched yet.
@@ -126,6 +139,7 @@ class Launcher:
             self._containers[container.id] = container
         except OSError as error:
             self._user_namespaces.free(container)
+            self._confiner.release(container)
             with contextlib.suppress(OSError):
                 os.unlink(container.hosts_file)
             with contextlib.suppress(OSError):
@@ -156,6 +170,7 @@ class Launcher:
         begin = time.perf_counter()
         what = f'cannot start "{container.name}"'
         container.neighbours = self._neighbours(container)
+        self._confiner.follow(container)
         await self._rootfs.find_devices(container)
         container.seccomp = filter = await self._filter(container, what)
         network = self._network.contribute(container)
@@ -174,6 +189,8 @@ class Launcher:
             stdin=attached is not None and attached.stdin and terminal is None,
             seccomp=_seccomp_part(filter),
             oom_score_adj=self._oom_score_adj,
+            confinement=container.confinement,
+            run_dir=self._instance.run_dir,
         )
         compiled = time.perf_counter()
         process = self._spawner.launch(program, [slots[name] for name in program.slots])
@@ -295,6 +312,8 @@ class Launcher:
             stdin=request.stdin,
             seccomp=_seccomp_part(filter),
             limits=compile_oom(container.spec, self._oom_score_adj) + compile_limits(container.spec),
+            confinement=container.confinement,
+            run_dir=self._instance.run_dir,
         )
         slots = {"container": process.pidfd, "seccomp": filter.fd if filter else -1}
         child = self._spawner.launch(program, [slots[name] for name in program.slots])
@@ -354,6 +373,7 @@ class Launcher:
             await self._close_log(container)
             self._containers.pop(container.id, None)
             self._user_namespaces.free(container)
+            self._confiner.release(container)
             if complete:  # veths that are left go with their network, which the ledger has as well
                 self._ledger.free("container", container.id)
         return failures

@@ -21,6 +21,7 @@ from orchestrator.cgroups.group import Cgroup
 from orchestrator.errors import LaunchError
 from orchestrator.kernel.operations import Operation, perform
 from orchestrator.launch.container import Container
+from orchestrator.lsm import relabel
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
@@ -126,6 +127,8 @@ class RootfsStage:
         container.hosts, container.resolv_conf = hash(hosts), resolv_conf
         with open(container.hosts_file, "w", encoding="utf-8") as file:
             file.write(hosts)
+        if container.confinement.files:
+            relabel.label(container.hosts_file, container.confinement.files)
 
     async def find_devices(self, container: Container) -> None:
         """Look at the host's devices that it is given, as they are now; in a thread, if there are any.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from orchestrator import devices
+from orchestrator.lsm.host import problems as lsm_problems
 from orchestrator.manifest.values import ULIMITS, numbers_of
 from orchestrator.spec import Port, ProjectSpec, ServiceSpec
 
@@ -37,7 +38,7 @@ class HostProblem(NamedTuple):
 
 
 def host_problems(project: ProjectSpec) -> list[HostProblem]:
-    """Limits, folders and devices that this host does not have."""
+    """Limits, folders, devices and security modules that this host does not have."""
     cpus = _online(_CPUS, os.cpu_count() or 1)
     nodes = _online(_NODES, 1)
     return [
@@ -48,6 +49,7 @@ def host_problems(project: ProjectSpec) -> list[HostProblem]:
             _path_problems(service),
             _disk_problems(service),
             _device_problems(service),
+            lsm_problems(service),
         )
         for keys, text in check
     ]

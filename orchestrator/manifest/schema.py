@@ -488,6 +488,27 @@ _ATTACHMENT = Table(
         )
     ],
 )
+SELINUX = Forms(
+    Then(Choice("disable"), lambda word: {"disable": True}),
+    Then(
+        Table(
+            "a table",
+            [
+                Key("type", _text("a type", values.selinux_word), "The processes' type."),
+                Key(
+                    "level",
+                    _text("a level", values.selinux_level),
+                    'Level of processes and files: "s0:c1,c2".',
+                ),
+                Key("user", _text("a user", values.selinux_word), "The processes' SELinux user."),
+                Key("role", _text("a role", values.selinux_word), "The processes' role."),
+                Key("disable", BOOLEAN, "No label: processes are as confined as orch itself.", default=False),
+            ],
+        ),
+        values.selinux_table,
+    ),
+)
+
 _REFERENCE = _text("a name")
 _EMPTY: dict[str, Any] = {}
 
@@ -750,6 +771,12 @@ _SERVICE_KEYS = [
         default="default",
     ),
     Key("init", BOOLEAN, "Whether a tiny init runs as process 1 and reaps zombies.", default=False),
+    Key("selinux", SELINUX, 'The label of SELinux, or "disable" (default: one for each container alone).'),
+    Key(
+        "apparmor",
+        _text("a profile", values.apparmor),
+        'A profile of AppArmor that is loaded, or "unconfined" (default: orch\'s own).',
+    ),
     Key(
         "logging",
         Table(

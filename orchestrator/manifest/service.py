@@ -30,6 +30,7 @@ from orchestrator.spec import (
     Resources,
     RestartPolicy,
     Seccomp,
+    Selinux,
     ServiceSpec,
     Sharing,
     TcpCheck,
@@ -49,7 +50,7 @@ _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
     "device_cgroup_rules", "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "oom_score_adj",
     "sysctls", "init", "mnt", "pid", "ipc", "uts", "cgroup", "cap_add", "cap_drop", "no_new_privileges",
-    "group_add", "masked_paths", "read_only_paths", "unmask", "shm_size",
+    "group_add", "masked_paths", "read_only_paths", "unmask", "shm_size", "apparmor",
 )  # fmt: skip
 
 
@@ -184,6 +185,7 @@ def build(draft: Draft, active: Collection[str], contents: Contents) -> ServiceS
         restart=_restart(draft),
         resources=_resources(draft),
         seccomp=_seccomp(draft, draft.name in active),
+        selinux=Selinux(**values.get("selinux", {})),
         logging=Logging(**values.get("logging", {})),
         **{key: values[key] for key in _AS_THEY_ARE if key in values},
     )

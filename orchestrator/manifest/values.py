@@ -51,6 +51,13 @@ _MAX_MAJOR, _MAX_MINOR = 4095, 1048575
 _PORT = re.compile(r"(?:(?:(\[[^]]*\]|[^:]*):)?([0-9-]*):)?([0-9-]+)(?:/(.*))?")
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _MODE = re.compile(r"[0-7]{1,4}")
+_SELINUX_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+#: One level, or a range of two: a sensitivity, and categories with ranges of them written c0.c9.
+_CATEGORY = r"c(?:0|[1-9]\d{0,3})"
+_CATEGORIES = rf"{_CATEGORY}(?:\.{_CATEGORY})?(?:,{_CATEGORY}(?:\.{_CATEGORY})?)*"
+_LEVEL = rf"s\d{{1,2}}(?::{_CATEGORIES})?"
+_SELINUX_LEVEL = re.compile(rf"{_LEVEL}(?:-{_LEVEL})?")
+_MAX_CATEGORY = 1023
 
 
 def integer(value: str | int, minimum: int, maximum: int = MAX_INTEGER) -> int:
@@ -844,3 +851,33 @@ def _short(value: object) -> str:
 def _is_huge(value: object) -> bool:
     """Whether a number has too many digits to print (Python refuses more than 4300)."""
     return isinstance(value, int) and abs(value) > 1 << 256
+
+
+def selinux_word(value: str) -> str:
+    """A user, role or type of SELinux."""
+    if not _SELINUX_WORD.fullmatch(value):
+        raise ValueError(f'"{value}" is not a name of SELinux (letters, digits, "_", "." and "-")')
+    return value
+
+
+def selinux_level(value: str) -> str:
+    """A level of SELinux, or a range of two."""
+    if not _SELINUX_LEVEL.fullmatch(value):
+        raise ValueError(f'"{value}" is not a level of SELinux (write it like "s0:c1,c2")')
+    if highest := [number for number in re.findall(r"c(\d+)", value) if int(number) > _MAX_CATEGORY]:
+        raise ValueError(f'"{value}" has a category c{highest[0]} (from c0 to c{_MAX_CATEGORY})')
+    return value
+
+
+def selinux_table(found: dict[str, Any]) -> dict[str, Any]:
+    """A label's parts; a label that is disabled has none."""
+    if found.get("disable") and (parts := [key for key in found if key != "disable"]):
+        raise ValueError(f"disables the label, and yet gives it a {parts[0]} (one or the other)")
+    return found
+
+
+def apparmor(value: str) -> str:
+    """The name of an AppArmor profile, as the kernel lists it."""
+    if not value.strip() or value != value.strip() or not value.isprintable():
+        raise ValueError(f"{value!r} is not the name of a profile")
+    return value

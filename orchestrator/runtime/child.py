@@ -53,6 +53,8 @@ class Child:
         self.root_path = ""
         #: What has been mounted at which target: device and inode.
         self.attached: dict[str, tuple[int, int]] = {}
+        self.files_context = ""
+        self.profile = ""
         self.stages: list[tuple[str, float]] = []
         self.mark = time.perf_counter()
 

@@ -67,7 +67,7 @@ def _overlay(child: Child, target: str, lower: list[str], upper: str, work: str)
         return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
     lowers = ":".join(map(escape, lower))
-    options = f"lowerdir={lowers},upperdir={escape(upper)},workdir={escape(work)}"
+    options = _labelled(child, f"lowerdir={lowers},upperdir={escape(upper)},workdir={escape(work)}")
     if child.root < 0:
         mount("overlay", target, "overlay", MS_NODEV, options)
         child.root, child.root_path = os.open(target, os.O_PATH | os.O_CLOEXEC), target
@@ -76,6 +76,15 @@ def _overlay(child: Child, target: str, lower: list[str], upper: str, work: str)
     inner = target.removeprefix(child.root_path + "/")
     fd = openat2(child.root, inner, os.O_PATH | os.O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
     _mount_on(fd, "overlay", "overlay", MS_NODEV, options)
+
+
+def _labelled(child: Child, options: str) -> str:
+    """Mount options, with the container's SELinux context if it has one (``context=`` of mount(8)).
+
+    Everything in the file system then has this context, whatever label it is stored with. The quotes are for
+    the comma between categories.
+    """
+    return f'{options},context="{child.files_context}"' if child.files_context else options
 
 
 def _private_mounts(child: Child) -> None:
@@ -101,12 +110,16 @@ def _mount_on(fd: int, source: str, fstype: str, flags: int, data: str) -> None:
 
 def _mount(child: Child, fstype: str, target: str, flags: int, data: str) -> None:
     # The kernel's own file systems go where their names say: an image whose /proc is a symlink is refused.
+    if fstype in ("tmpfs", "ramfs", "devpts"):
+        data = _labelled(child, data)
     _mount_on(ensure(target, True, RESOLVE_NO_SYMLINKS), fstype, fstype, flags, data)
+    if fstype == "mqueue" and child.files_context:  # whose mount takes no context in a user namespace
+        os.setxattr(target, "security.selinux", child.files_context.encode() + b"\0")
 
 
 def _tmpfs(child: Child, target: str, flags: int, data: str, uid: int, gid: int) -> None:
     owner = f"uid={child.host_uid(uid)},gid={child.host_gid(gid)}"
-    _mount_on(place(target, True), "tmpfs", "tmpfs", flags, f"{data},{owner}")
+    _mount_on(place(target, True), "tmpfs", "tmpfs", flags, _labelled(child, f"{data},{owner}"))
 
 
 def _attach_tree(child: Child, slot: str, target: str) -> None:
@@ -230,7 +243,8 @@ def _mask(child: Child, path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(info.st_mode):
-        mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k")
+        flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+        mount("tmpfs", path, "tmpfs", flags, _labelled(child, "size=0k"))
     else:
         mount("/dev/null", path, "", MS_BIND)
 
@@ -242,7 +256,8 @@ def _hide(child: Child, path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if stat.S_ISDIR(os.fstat(fd).st_mode):
-        _mount_on(fd, "tmpfs", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k")
+        flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+        _mount_on(fd, "tmpfs", "tmpfs", flags, _labelled(child, "size=0k"))
         return
     # A volume on /dev may have put something else in its place (CVE-2025-31133).
     null = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)

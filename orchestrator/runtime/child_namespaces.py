@@ -32,7 +32,6 @@ from orchestrator.kernel.syscalls import (
     clone3,
     close_range,
     forbid_tracing,
-    join_session_keyring,
     open_tree,
     owning_user_namespace,
     prctl,
@@ -256,7 +255,7 @@ def _enter_user_namespace(child: Child, lock: bool) -> None:
 
 
 def _tidy(child: Child) -> None:
-    """Leave nothing behind of how the container was made: no zombie, no descriptor, none of the spawner's keys.
+    """Leave nothing behind of how the container was made: no zombie, and no descriptor.
 
     Every descriptor is close-on-exec already; one that is not would be a way out (CVE-2024-21626).
     """
@@ -265,7 +264,6 @@ def _tidy(child: Child) -> None:
     for pidfd in child.zombies:
         _reap(pidfd)
     child.zombies.clear()
-    join_session_keyring()
 
 
 OPERATIONS: dict[str, Callable[..., None]] = {

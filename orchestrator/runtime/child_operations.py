@@ -12,7 +12,14 @@ from orchestrator.kernel.syscalls import (
     PR_SET_PDEATHSIG,
     prctl,
 )
-from orchestrator.runtime import child_files, child_namespaces, child_program, child_user, child_volume
+from orchestrator.runtime import (
+    child_files,
+    child_lsm,
+    child_namespaces,
+    child_program,
+    child_user,
+    child_volume,
+)
 from orchestrator.runtime.child import Child, Refused
 
 
@@ -53,6 +60,7 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     "environment": _environment,
     **child_namespaces.OPERATIONS,
     **child_files.OPERATIONS,
+    **child_lsm.OPERATIONS,
     **child_user.OPERATIONS,
     **child_volume.OPERATIONS,
     **child_program.OPERATIONS,

@@ -20,6 +20,7 @@ from orchestrator.kernel.syscalls import (
     statfs_type,
 )
 from orchestrator.runtime.child import Child, Refused
+from orchestrator.runtime.child_lsm import change_profile
 from orchestrator.runtime.child_paths import open_beneath
 from orchestrator.runtime.protocol import send
 
@@ -68,6 +69,8 @@ def _init(child: Child) -> None:
             os.tcsetpgrp(0, os.getpid())
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
+    if child.profile:  # pid 1 does not exec; SELinux would want dyntransition, which policies give to nobody
+        change_profile("current", f"changeprofile {child.profile}")
     _retitle("init")
     os.closerange(0, 3)
     close_range(3)

@@ -23,6 +23,7 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWPID,
     CLONE_NEWUTS,
 )
+from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.runtime import idmap, rootfs
 from orchestrator.runtime.userns import IdMaps
 from orchestrator.spec import DEFAULT_ULIMITS, HOST, PRIVATE, ServiceSpec
@@ -103,7 +104,10 @@ class SeccompPart:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A launch program; the fields are those of the ``launch`` message (see ``protocol``)."""
+    """A launch program; the fields are those of the ``launch`` message (see ``protocol``).
+
+    :param fifos: a folder and a SELinux context, for pipes that the container's processes may use.
+    """
 
     flags: int
     cgroup: str | None
@@ -112,6 +116,7 @@ class Program:
     give: list[str]
     slots: list[str] = field(default_factory=list)
     join: str | None = None
+    fifos: list[str] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The program as the spawner gets it."""
@@ -158,6 +163,7 @@ def _become(
     terminal: bool,
     user: str | None,
     working_dir: str | None,
+    confinement: Confinement,
     volumes: Sequence[str] = (),
     seccomp: SeccompPart | None = None,
 ) -> list[Operation]:
@@ -179,7 +185,18 @@ def _become(
         *early,
         ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
         ["die-with-parent"],
+        *_confine(confinement),
     ]
+
+
+def _confine(confinement: Confinement) -> list[Operation]:
+    if not (confinement.process or confinement.profile):
+        return []
+    return [["confine", confinement.process, confinement.profile]]
+
+
+def _fifos(confinement: Confinement, folder: str) -> list[str] | None:
+    return [folder, confinement.files] if confinement.files else None
 
 
 def _clone_flags(spec: ServiceSpec, network: NetworkPart) -> int:
@@ -249,11 +266,14 @@ def compile_start(
     stdin: bool = False,
     seccomp: SeccompPart | None = None,
     oom_score_adj: int | None = None,
+    confinement: Confinement = UNCONFINED,
+    run_dir: str = "/run",
 ) -> Program:
     """The program that starts a container.
 
     :param last_capability: the kernel's highest capability number (/proc/sys/kernel/cap_last_cap).
     :param oom_score_adj: of a container that says nothing of it, as :func:`compile_oom` has it.
+    :param run_dir: a folder of the host for pipes that need a label.
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
     """
@@ -266,6 +286,7 @@ def compile_start(
     operations: list[Operation] = [
         *cgroup.enter,
         *compile_oom(spec, oom_score_adj),
+        ["keyring", confinement.process],
         *enter_namespaces,
         ["stage", "namespaces"],
     ]
@@ -276,6 +297,8 @@ def compile_start(
             operations.append(["open-tree", "shm", "/dev/shm", False, False])
         elif "ipc" in namespaces.neighbours:  # POSIX shared memory is files there (shm_overview(7))
             operations.append(["shared-memory-of", namespaces.neighbours["ipc"]])
+        if confinement.files:
+            operations.append(["label-mounts", confinement.files])
         operations += rootfs.enter_root(
             files.root, files.directory, files.layers, files.binds, files.cgroups, maps, spec.user
         )
@@ -304,7 +327,7 @@ def compile_start(
     operations += _become(
         spec, environment(spec, hostname, terminal is not None),
         [["enter-user-namespace", own_files]] if maps else [], last_capability, terminal is not None,
-        spec.user, spec.working_dir,
+        spec.user, spec.working_dir, confinement,
         [m.target for m in spec.mounts if own_files and m.type == "volume" and not m.read_only], seccomp,
     )  # fmt: skip
     operations.append(["stage", "restrict"])
@@ -329,6 +352,7 @@ def compile_start(
             dict.fromkeys([*slots, *namespaces.neighbours.values(), *(["seccomp"] if seccomp else [])])
         ),
         join=namespaces.neighbours.get("pid"),
+        fifos=_fifos(confinement, run_dir),
     )
 
 
@@ -345,6 +369,8 @@ def compile_exec(
     stdin: bool = False,
     seccomp: SeccompPart | None = None,
     limits: Sequence[Operation] = (),
+    confinement: Confinement = UNCONFINED,
+    run_dir: str = "/run",
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd).
 
@@ -352,7 +378,7 @@ def compile_exec(
     :param limits: as :func:`compile_oom` and :func:`compile_limits` make them.
     """
     kinds = ["mnt", "net", "uts", "ipc", "cgroup", *(["time"] if spec.time != HOST else [])]
-    operations: list[Operation] = [*cgroup.enter, *limits]
+    operations: list[Operation] = [*cgroup.enter, *limits, ["keyring", confinement.process]]
     if maps:
         operations.append(["user-namespace-of", "container"])
     operations.append(["join", "container", kinds])
@@ -362,7 +388,8 @@ def compile_exec(
         operations.append(["terminal", *terminal])
     operations += _become(
         spec, environment, [["enter-user-namespace", False]] if maps else [], last_capability,
-        terminal is not None, user or spec.user, working_dir or spec.working_dir, seccomp=seccomp,
+        terminal is not None, user or spec.user, working_dir or spec.working_dir, confinement,
+        seccomp=seccomp,
     )  # fmt: skip
     if seccomp and spec.no_new_privileges:
         operations += seccomp.compile()
@@ -375,6 +402,7 @@ def compile_exec(
         give=[] if terminal else [*(["stdin"] if stdin else []), "stdout", "stderr"],
         slots=["container", *(["seccomp"] if seccomp else [])],
         join="container",
+        fifos=_fifos(confinement, run_dir),
     )
 
 
@@ -420,7 +448,16 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "enter-user-namespace": lambda lock: (
         "enter the user namespace" + (", and lock all mounts" if lock else "")
     ),
-    "tidy": lambda: "reap, close all on exec, and join a new session keyring",
+    "tidy": lambda: "reap what made the namespaces, close all on exec",
+    "keyring": lambda context: "new session keyring" + (f" labelled {context}" if context else ""),
+    "label-mounts": lambda context: f"label whatever is mounted {context}",
+    "confine": lambda context, profile: (
+        "confine the program to "
+        + " and ".join(
+            ([f"SELinux label {context}"] if context else [])
+            + ([f"AppArmor profile {profile}"] if profile else [])
+        )
+    ),
     "join": lambda slot, kinds: f"join {', '.join(kinds)} namespace of {slot}",
     "hostname": lambda name: f"set hostname {name}",
     "layers": lambda directory, layers: f"make writable layers in {directory}",

@@ -70,7 +70,9 @@ class _Plumbing:
         self.words: mmap.mmap
         self._childs: list[int] = []
 
-    def open(self, give: list[str], cgroup: str | None, prepare: list[Operation]) -> None:
+    def open(
+        self, give: list[str], cgroup: str | None, prepare: list[Operation], fifos: tuple[str, str] | None
+    ) -> None:
         """Prepare for the clone, and make what is needed for it.
 
         :raises OSError: what was made until then is there to be closed.
@@ -84,7 +86,7 @@ class _Plumbing:
         for name in give:
             if name == "netns":
                 continue  # it comes with the child
-            reader, writer = os.pipe2(os.O_CLOEXEC)
+            reader, writer = _labelled_pipe(*fifos) if fifos and name in _STDIO else os.pipe2(os.O_CLOEXEC)
             self.give[name], its = (writer, reader) if name in ("stdin", "ready") else (reader, writer)
             self._childs.append(its)
             if name == "ready":
@@ -116,6 +118,25 @@ class _Plumbing:
             os.close(fd)
         if self.child_status:
             self.child_status.close()
+
+
+def _labelled_pipe(folder: str, context: str) -> tuple[int, int]:
+    """A pipe with an SELinux context: pipe(2)'s has that of its maker, for ever, and no container may use it."""
+    path = f"{folder}/pipe-{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):  # of a spawner that was killed right here
+        os.unlink(path)
+    os.mkfifo(path, 0o600)
+    try:
+        os.setxattr(path, "security.selinux", context.encode() + b"\0")
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.set_blocking(reader, True)
+            return reader, os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(reader)
+            raise
+    finally:
+        os.unlink(path)
 
 
 class Spawner:
@@ -198,7 +219,7 @@ class Spawner:
         slots = dict(zip(program["slots"], fds, strict=True))
         plumbing = _Plumbing([slots.get(name, self.null) for name in _STDIO])
         try:
-            plumbing.open(program["give"], program["cgroup"], program["prepare"])
+            plumbing.open(program["give"], program["cgroup"], program["prepare"], program["fifos"])
             pid, pidfd = self._clone(program["flags"], plumbing.cgroup, slots.get(program["join"]))
         except OSError as error:
             plumbing.close_childs()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.launch.container import Container
+from orchestrator.lsm.host import attribute_of
 from orchestrator.runtime.program import environment
 from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
@@ -88,6 +89,7 @@ def inspect_view(supervisor: Supervisor, isolation: IsolationView) -> InspectVie
         isolation=isolation,
         seccomp=_seccomp(container) if container.program else None,
         pressure=[_trigger(watch) for watch in supervisor.pressure_watches],
+        lsm=_lsm(container, supervisor.pid),
     )
 
 
@@ -113,6 +115,18 @@ def _trigger(watch: PressureWatch) -> PressureTriggerView:
         sustained=watch.sustained,
         text=watch.text,
     )
+
+
+def _lsm(container: Container, pid: int | None) -> dict[str, str]:
+    confinement = container.confinement
+    said = {
+        "selinux_process": confinement.process,
+        "selinux_files": confinement.files,
+        "apparmor": confinement.profile,
+        "in_force": attribute_of(pid) if pid else "",
+        "note": confinement.note,
+    }
+    return {key: value for key, value in said.items() if value}
 
 
 def _rootfs(container: Container) -> dict[str, object]:

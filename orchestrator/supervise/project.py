@@ -236,6 +236,7 @@ class Project:
         container.ports = self._reserve(container, spec.ports)
         try:
             await self._facilities.launcher.choose_ids(container)
+            await self._facilities.launcher.confine(container)
             self._facilities.launcher.prepare(
                 container, self._hosts_of(container), self._resolv_conf(container)
             )
@@ -245,6 +246,8 @@ class Project:
         supervisor = Supervisor(container, self._facilities.launcher, self._listener)
         self.supervisors[container.name] = supervisor
         self._services.add(spec.name)
+        if container.confinement.note:
+            self._listener(supervisor, "unconfined", container.confinement.note)
         return supervisor
 
     async def _resolve(self, reference: str) -> Image:

@@ -82,6 +82,7 @@ def test_the_containers_limit_counts_it(box: Orch) -> None:
     assert "BlockingIOError: [Errno 11] Resource temporarily unavailable" in done.stderr
 
 
+@pytest.mark.vm
 def test_out_of_memory_kills_it_and_not_the_container(box: Orch) -> None:
     done = box.run("exec", "web", "python3", "-c", "b'x' * (100 << 20)", check=False)
     assert done.returncode == 137

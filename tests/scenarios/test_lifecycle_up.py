@@ -59,6 +59,7 @@ def shop(orch: Orch, port: int, text: str = SHOP, name: str = "shop.toml") -> st
     return orch.manifest(text.replace("${PORT}", str(port)), name)
 
 
+@pytest.mark.vm
 def test_a_whole_project_comes_up(orch: Orch) -> None:
     port = free_port()
     manifest = shop(orch, port)
@@ -143,6 +144,7 @@ def test_a_change_recreates_the_service_and_restarts_its_dependants_only(orch: O
     assert last["front"] > when(orch, "shop", "web", "healthy", last=True) > last["web"]
 
 
+@pytest.mark.vm
 def test_changed_limits_are_changed_in_place(orch: Orch) -> None:
     text = """
     name = "limits"

@@ -30,7 +30,7 @@ Changes = Sequence[Sequence[Any]]
 #: Lines of a manifest that switch a guard off.
 HOST_USERS = 'userns = "host"'
 HOST_PIDS = 'pid = "host"'
-UNCONFINED = '# seccomp = "unconfined"'
+UNCONFINED = 'seccomp = "unconfined"'
 PROJECT, SERVICE = "attacks", "idle"
 _PROGRAM = """
 from __future__ import annotations
@@ -129,7 +129,10 @@ class Target:
                 cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writing],
             )  # fmt: skip
             os.close(writing)
-            assert ready.readline() == "ready\n", self.orch.service_log
+            word = ready.readline()
+        if word != "ready\n":
+            process.wait()
+            raise AssertionError(word + self.orch.service_log)
         base.chmod(
             0o755
         )  # mkdtemp(3) made it root's alone: what the service makes in it must be safe by itself

@@ -2,7 +2,7 @@
 
 A missing requirement skips the test on a laptop and fails it where ``CI=true``, so that CI cannot silently
 test nothing. The exception are requirements of which a host can have only one (its kind of cgroup
-hierarchy): those skip everywhere.
+hierarchy, its security module): those skip everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.lsm import host
 from support.elf import i386_call
 
 
@@ -143,6 +144,22 @@ def _psi() -> str:
     return "needs pressure accounting of a cgroup v2 hierarchy (boot with psi=1)" if lacks else ""
 
 
+def _selinux() -> str:
+    if not host.selinux_enabled() or not host.selinux_enforcing():
+        return "needs SELinux, enforcing"
+    process = str(host.selinux_defaults().process)
+    if not host.knows(process):
+        return "needs an SELinux policy that knows containers"
+    denied = host.forbidden(host.own_context(), process, host.NEEDED)
+    return f"needs a domain that may start containers ({', '.join(denied)})" if denied else ""
+
+
+def _apparmor() -> str:
+    if not host.apparmor_enabled() or host.apparmor_profiles() is None:
+        return "needs AppArmor"
+    return "" if host.apparmor_parser() else "needs apparmor_parser (Debian package apparmor)"
+
+
 REQUIREMENTS: dict[str, Requirement] = {
     "root": Requirement(_root),
     "netns": _namespace("--net"),
@@ -153,6 +170,8 @@ REQUIREMENTS: dict[str, Requirement] = {
     "cgroup-v1-devices": Requirement(_cgroup_v1_devices, kind_of_host=True),
     "cgroup-v2": Requirement(_cgroup_v2, kind_of_host=True),
     "cgroup-unified-core": Requirement(_cgroup_unified_core),
+    "selinux": Requirement(_selinux, kind_of_host=True),
+    "apparmor": Requirement(_apparmor, kind_of_host=True),
     "libseccomp": Requirement(_libseccomp),
     "containers-common": Requirement(_containers_common),
     "x86-64": Requirement(_x86_64, kind_of_host=True),

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import msgspec
 
@@ -70,15 +71,19 @@ def _serve(base: str, arguments: list[str]) -> int:
     join_session_keyring()
     inside.call("add_key", b"user", KEY.encode(), b"secret", 6, -3)  # KEY_SPEC_SESSION_KEYRING
     leak = os.open(f"{base}/open", os.O_RDONLY | os.O_DIRECTORY)
-    popen = subprocess.Popen
+    start, popen = SpawnerHandle.start, subprocess.Popen
 
-    def start_spawner(
+    def start_process(
         words: list[str], *, pass_fds: Sequence[int], **options: Any
     ) -> subprocess.Popen[bytes]:
         words[0] = f"{base}/bin/python3"
         return popen(words, pass_fds=[*pass_fds, leak], **options)
 
-    subprocess.Popen = start_spawner  # type: ignore[misc,assignment]
+    async def start_leaky(sweeper: Sequence[str] = ()) -> SpawnerHandle:
+        with mock.patch("subprocess.Popen", start_process):
+            return await start(sweeper)
+
+    SpawnerHandle.start = start_leaky  # type: ignore[method-assign]
     return main(arguments)
 
 

@@ -513,6 +513,7 @@ def inspected() -> InspectView:
         program=["mount proc on /proc"],
         probes=[ProbeView(time=1_700_000_000.0, ok=False, output="refused", seconds=0.002)],
         environment=["PATH=/bin"],
+        lsm={"apparmor": "orch-default", "in_force": "orch-default (enforce)"},
     )
 
 
@@ -529,6 +530,11 @@ def test_inspect_prints_one_object_or_a_text_with_the_stages(orch: Orch, service
         "",
     ]
     assert "  mount proc on /proc" in shown
+    modules = shown.index("security modules:")
+    assert shown[modules + 1 : modules + 3] == [
+        "  apparmor: orch-default",
+        "  in force: orch-default (enforce)",
+    ]
     assert "  2023-11-14T22:13:20.000000Z   failed   2ms    refused" in shown
 
 

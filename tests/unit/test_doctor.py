@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checks import cgroups, kernel, limits, network, privileges, storage
+from orchestrator.checks import cgroups, kernel, limits, lsm, network, privileges, storage
 from orchestrator.checks.finding import Finding, ok, warning
 from orchestrator.doctor import examine
 from orchestrator.ids import Instance
+from orchestrator.lsm import host
 
 _ALL = (1 << 41) - 1
 
@@ -215,3 +216,65 @@ def test_a_low_kernel_parameter_says_which_and_how_to_raise_it() -> None:
 def test_memory(available: int, status: str) -> None:
     text = f"MemTotal:        2000000 kB\nMemFree:  1 kB\nMemAvailable:    {available} kB\nHugePages_Total:       0"
     assert limits.memory(text).status == status
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A host with SELinux enforcing and AppArmor, both of which give containers all that they can."""
+    monkeypatch.setattr(lsm, "text_of", lambda path: "capability,yama,selinux,apparmor")
+    for name, value in {
+        "selinux_enabled": True, "selinux_enforcing": True, "own_context": "u:r:mine_t:s0", "apparmor_enabled": True,
+        "apparmor_profiles": {"orch-default": "enforce"}, "apparmor_parser": "/usr/sbin/apparmor_parser",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(host, name, lambda value=value: value)
+    monkeypatch.setattr(host, "knows", lambda context: True)
+    monkeypatch.setattr(host, "forbidden", lambda source, target, needed: [])
+    monkeypatch.setattr(host, "keeps_categories", lambda: False)
+    return monkeypatch
+
+
+def test_security_modules_say_what_containers_get(modules: pytest.MonkeyPatch) -> None:
+    found = {finding.name: finding for finding in lsm.check()}
+    assert {finding.status for finding in found.values()} == {"ok"}
+    assert found["security modules"].detail == "apparmor, selinux"
+    assert "container_t with categories of its own" in found["SELinux"].detail
+    assert found["AppArmor"].detail == "containers get the profile orch-default, which is loaded (enforce)"
+    modules.setattr(host, "apparmor_profiles", dict)
+    found = {finding.name: finding for finding in lsm.check()}
+    assert found["AppArmor"].detail == "containers get the profile orch-default; the first one loads it"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "detail"),
+    [
+        ({"knows": False}, "SELinux", "the policy has no container_t: containers get no label"),
+        ({"forbidden": ["transition"]}, "SELinux", "may not start programs as container_t (transition)"),
+        ({"selinux_enforcing": False}, "SELinux", "permissive"),
+        (
+            {"keeps_categories": True},
+            "SELinux",
+            "containers cannot read each other's on a volume that they share",
+        ),
+        ({"apparmor_profiles": None}, "AppArmor", "its profiles are"),
+        (
+            {"apparmor_profiles": {}, "apparmor_parser": None},
+            "AppArmor",
+            "there is no apparmor_parser: containers get none",
+        ),
+    ],
+)
+def test_security_modules_that_give_less(
+    modules: pytest.MonkeyPatch, change: dict[str, object], name: str, detail: str
+) -> None:
+    for function, value in change.items():
+        modules.setattr(host, function, lambda *_, value=value: value)
+    found = {finding.name: finding for finding in lsm.check()}
+    assert found[name].status == "warning"
+    assert detail in found[name].detail
+
+
+def test_a_host_without_security_modules_is_warned_about(modules: pytest.MonkeyPatch) -> None:
+    modules.setattr(lsm, "text_of", lambda path: None)
+    modules.setattr(host, "selinux_enabled", lambda: False)
+    modules.setattr(host, "apparmor_enabled", lambda: False)
+    assert _status(list(lsm.check())) == {"security modules": "warning"}

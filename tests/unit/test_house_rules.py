@@ -19,6 +19,7 @@ SPAWNER_SIDE = (
     "orchestrator.runtime.accounts",
     "orchestrator.runtime.child",
     "orchestrator.runtime.child_files",
+    "orchestrator.runtime.child_lsm",
     "orchestrator.runtime.child_operations",
     "orchestrator.runtime.child_paths",
     "orchestrator.runtime.child_program",

@@ -35,3 +35,18 @@ def test_a_rule_that_the_cgroup_above_forbids_is_named() -> None:
 )
 def test_a_lacking_capability_is_named(operation: Operation, remedy: str) -> None:
     assert remedy in explained(operation, errno.EPERM)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOENT, "(the AppArmor profile is not loaded: apparmor_parser -r FILE)"),
+        (errno.EINVAL, "(the policy does not know this label)"),
+        (errno.EACCES, "see ausearch -m avc"),
+        (errno.EXDEV, "(a volume is mounted on /proc, where the label must be written; mount it elsewhere)"),
+    ],
+)
+def test_a_label_that_is_refused_says_by_whom(number: int, remedy: str) -> None:
+    text = explained(["confine", "u:r:t:s0", "p"], number)
+    assert "confine the program to SELinux label u:r:t:s0 and AppArmor profile p" in text
+    assert remedy in text

@@ -34,6 +34,7 @@ from orchestrator.spec import (
     Resources,
     RestartPolicy,
     Seccomp,
+    Selinux,
     ServiceSpec,
     TcpCheck,
     Ulimit,
@@ -166,6 +167,13 @@ _MOUNTS = st.one_of(
         exec=st.booleans(),
     ),
 ).filter(lambda mount: not (mount.target + "/").startswith("/proc/"))
+_SELINUX = st.just(Selinux(disable=True)) | st.builds(
+    Selinux,
+    user=_maybe(st.just("system_u")),
+    role=_maybe(st.just("system_r")),
+    type=_maybe(st.just("my_t")),
+    level=_maybe(st.sampled_from(["s0", "s0:c1,c2", "s0-s15:c0.c1023"])),
+)
 _DEVICES = st.builds(
     Device,
     source=_PATHS.map(lambda path: "/dev" + path),
@@ -238,6 +246,8 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         oom_score_adj=draw(_maybe(st.integers(-1000, 1000))),
         sysctls=draw(st.dictionaries(st.just("kernel.sem"), _TEXT)),
         init=draw(st.booleans()),
+        selinux=draw(_SELINUX),
+        apparmor=draw(_maybe(st.sampled_from(["unconfined", "a profile", "$"]))),
         seccomp=draw(_SECCOMP),
         logging=draw(st.builds(Logging, max_size=st.integers(4096, _BIG), max_files=st.integers(1, 1000))),
     )

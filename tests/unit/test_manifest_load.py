@@ -26,6 +26,7 @@ from orchestrator.spec import (
     PressureTrigger,
     ProjectSpec,
     RestartPolicy,
+    Selinux,
     ServiceSpec,
     TcpCheck,
     Ulimit,
@@ -192,6 +193,10 @@ def _port(target: int, published: int = 0, **more: Any) -> Port:
         ('sysctls = { "net.core.somaxconn" = 1 }', "sysctls", {"net.core.somaxconn": "1"}),
         ('sysctls = ["kernel.sem=1 2"]', "sysctls", {"kernel.sem": "1 2"}),
         ('init = "true"', "init", True),
+        ('selinux = "disable"', "selinux", Selinux(disable=True)),
+        ('selinux = { type = "t_t", level = "s0:c0.c5,c9-s3:c1", user = "u", role = "r" }', "selinux",
+         Selinux(type="t_t", level="s0:c0.c5,c9-s3:c1", user="u", role="r")),
+        ('apparmor = "a profile//child"', "apparmor", "a profile//child"),
         ('logging = { max_size = "1M", max_files = 5 }', "logging", Logging(max_size=1 << 20, max_files=5)),
     ],
 )  # fmt: skip

@@ -19,6 +19,7 @@ from orchestrator.kernel.syscalls import (
     MS_NOSUID,
     MS_RDONLY,
 )
+from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.runtime import rootfs
 from orchestrator.runtime.child_operations import OPERATIONS
 from orchestrator.runtime.program import (
@@ -44,8 +45,16 @@ FILES = RootfsPart(
 CGROUP = CgroupPart([["mkdir", "/cg/u", 0o755]], [["write", "/cg/memory/tasks", "0"]], "/cg/u")
 
 
-def compiled(spec: ServiceSpec, network: NetworkPart | None = None) -> Program:
-    return compile_start(spec, "box", CGROUP, FILES, network or NetworkPart(new=True), 40)
+LABELLED = Confinement("u:r:c_t:s0:c1,c2", "u:object_r:f_t:s0:c1,c2", "a-profile")
+
+
+def compiled(
+    spec: ServiceSpec, network: NetworkPart | None = None, confinement: Confinement = UNCONFINED
+) -> Program:
+    return compile_start(
+        spec, "box", CGROUP, FILES, network or NetworkPart(new=True), 40,
+        confinement=confinement, run_dir="/run/orch",
+    )  # fmt: skip
 
 
 def names(program: Program) -> list[str]:
@@ -194,7 +203,7 @@ def test_exec_is_held_to_the_same_limits_before_it_sees_the_container() -> None:
     limits = compile_oom(spec, None) + compile_limits(spec)
     order = compile_exec(spec, ["a"], {}, CGROUP, 40, limits=limits).operations
     assert order[1 : 1 + len(limits)] == limits
-    assert order[1 + len(limits)][0] == "join"
+    assert [op[0] for op in order[1 + len(limits) :]][:2] == ["keyring", "join"]
 
 
 def test_a_restart_joins_the_namespace_that_is_there_and_configures_nothing() -> None:
@@ -282,6 +291,34 @@ def test_exec_has_the_containers_privileges_and_no_more() -> None:
     assert run.join == "container"
     assert run.flags == 0
     assert not run.flags & (CLONE_NEWNS | CLONE_NEWPID)
+
+
+def test_the_program_is_confined_last_and_its_files_are_labelled_from_the_first_mount_on() -> None:
+    program = compiled(ServiceSpec(name="x", command=("a",), init=True), confinement=LABELLED)
+    order = names(program)
+    assert ["confine", LABELLED.process, LABELLED.profile] in program.operations
+    assert order.index("privileges") < order.index("confine") < order.index("init") < order.index("exec")
+    assert ["label-mounts", LABELLED.files] in program.operations
+    mounts = ("overlay", "mount", "tmpfs", "files", "mask")
+    assert order.index("label-mounts") < min(order.index(name) for name in mounts if name in order)
+    assert program.fifos == ["/run/orch", LABELLED.files]
+
+
+def test_exec_is_confined_as_the_container_is() -> None:
+    spec = ServiceSpec(name="x", command=("a",))
+    run = compile_exec(spec, ["a"], {}, CGROUP, 40, confinement=LABELLED, run_dir="/run/orch")
+    assert names(run)[-2:] == ["confine", "exec"]
+    assert run.fifos == ["/run/orch", LABELLED.files]
+    assert names(run).index("keyring") < names(run).index("join")  # where /proc is the host's
+
+
+def test_without_security_modules_nothing_is_labelled() -> None:
+    program = compiled(ServiceSpec(name="x", command=("a",)))
+    assert not {"confine", "label-mounts"} & set(names(program))
+    assert program.fifos is None
+    profiled = compiled(ServiceSpec(name="x", command=("a",)), confinement=Confinement(profile="p"))
+    assert ["confine", "", "p"] in profiled.operations
+    assert profiled.fifos is None
 
 
 def test_default_capabilities_are_a_subset_of_dockers() -> None:

@@ -148,7 +148,8 @@ def write_to_cgroups(mount: bool) -> list[str]:
 def test_cgroups_are_not_written(target: Target) -> None:
     """cgroups(7): who can write to the files of a cgroup has no limits, and on v1 no devices controller.
 
-    What is mounted is read-only; and belongs to the host's root. The twin mounts its own cgroup anew.
+    What is mounted is read-only, and belongs to the host's root. One twin mounts its own cgroup anew, another has it
+    writable.
     """
     assert target.both(write_to_cgroups, False) == []
     assert target.start(write_to_cgroups, False, options=HOST_USERS) == []
@@ -156,6 +157,12 @@ def test_cgroups_are_not_written(target: Target) -> None:
     assert target.start(write_to_cgroups, True, options=admin) == []
     found = target.start(write_to_cgroups, True, options=joined(admin, HOST_USERS))
     assert {"/tmp/pids/pids.max", "/tmp/pids/more"} <= set(found)
+    v1 = any("pids" in hierarchy.kind.split(",") for hierarchy in cgroup_hierarchies())
+    place = "/sys/fs/cgroup/pids" if v1 else "/sys/fs/cgroup"
+    writable = [["before", ["stage", "rootfs"], ["mount", "", place, inside.MS_REMOUNT | inside.MS_BIND, ""]]]
+    assert target.start(write_to_cgroups, False, tamper=writable) == []
+    found = target.start(write_to_cgroups, False, options=HOST_USERS, tamper=writable)
+    assert {f"{place}/pids.max", f"{place}/more"} <= set(found)
 
 
 def fork(count: int) -> int:

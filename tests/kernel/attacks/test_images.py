@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchError
+from support import inside
 from support.attack import Changes, Target, joined
 from support.requirements import program_path
 
@@ -79,7 +80,7 @@ def test_a_link_in_the_place_of_a_kernels_file_system(image: Image, name: str) -
     naive = [["before", ["pivot-root"], ["mount", "tmpfs", f"{image.root}/{name}", 0, ""]]]
     with pytest.raises(OrchError, match="ELOOP"):  # not even then
         image.run("true", tamper=naive)
-    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, ""]]]
+    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, "", 0, 0]]]
     with pytest.raises(OrchError, match="ELOOP"):  # of what is mounted properly, later
         image.run("true", tamper=naive)
     assert [path.name for path in image.victim.iterdir()] == ["made"]
@@ -94,7 +95,7 @@ def test_a_link_in_the_place_of_a_volume(image: Image, target_path: str) -> None
     options = f"volumes = ['{image.volume}:{target_path}:ro']"
     image.run("true", options=options)
     assert list(image.victim.iterdir()) == []
-    naive = [["before", ["pivot-root"], ["tmpfs", image.root + target_path, 0, ""]]]
+    naive = [["before", ["pivot-root"], ["tmpfs", image.root + target_path, 0, "", 0, 0]]]
     image.run("true", options=options, tamper=naive)
     assert [path.name for path in image.victim.iterdir()] == ["made"]
 
@@ -105,7 +106,7 @@ def test_a_link_in_the_place_of_a_file_that_is_given(image: Image, name: str) ->
     image.replace(name, f"{image.victim}/made")
     assert image.run("cat", f"/{name}") != ""
     assert list(image.victim.iterdir()) == []
-    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, ""]]]
+    naive = [["before", ["pivot-root"], ["tmpfs", f"{image.root}/{name}", 0, "", 0, 0]]]
     image.run("true", tamper=naive)
     assert [path.name for path in image.victim.iterdir()] == ["made"]
 
@@ -163,3 +164,74 @@ def test_accounts_beyond_all_measure(image: Image) -> None:
     passwd.write_text(ACCOUNTS)
     group.write_text(f"many:x:{'9' * 100_000}:web\nfine:x:44:web\n")
     assert image.run("id", "-G", options='user = "web"').split() == ["33", "44"]
+
+
+SHARED = """
+name = "shared"
+[volumes.data]
+[services.writer]
+command = ["sleep", "infinity"]
+volumes = ["data:/data"]
+[services.reader]
+kind = "job"
+command = ["ls", "/part"]
+volumes = [{ type = "volume", source = "data", target = "/part", subpath = "part" }]
+"""
+
+
+def plant_links(victim: str, swap: bool) -> None:
+    """Put a link to a folder of the host into the place of a part of a volume; then swap it with a folder, for good."""
+    os.mkdir("/data/good")
+    with open("/data/good/harmless", "w"):
+        pass
+    os.symlink(victim, "/data/part")
+    if swap and os.fork() == 0:
+        for number in (0, 1, 2):
+            os.close(number)
+        while True:  # RENAME_EXCHANGE, linux/fs.h
+            inside.libc.renameat2(inside.AT_FDCWD, b"/data/good", inside.AT_FDCWD, b"/data/part", 2)
+
+
+@pytest.fixture
+def shared(target: Target) -> Iterator[tuple[Path, str]]:
+    """A folder of the host with a secret in it, and a manifest of two services that share a volume."""
+    orch, victim = target.orch, Path(target.orch.work, "victim")
+    victim.mkdir()
+    (victim / "secret").touch()
+    manifest = orch.manifest(SHARED)
+    orch.up(manifest, "writer")
+    yield victim, manifest
+    orch.run("down", "-p", "shared", "--volumes", "-t", "0")
+    shutil.rmtree(victim)
+
+
+def read_part(target: Target, manifest: str, tamper: Changes = ()) -> str:
+    with target.tampered(tamper):
+        done = target.orch.run("run", "-T", manifest, "reader", check=False)
+    return done.stdout + done.stderr
+
+
+def test_a_link_in_the_place_of_a_part_of_a_volume(target: Target, shared: tuple[Path, str]) -> None:
+    """CVE-2017-1002101 and CVE-2021-25741: another container makes the part of a volume a link to the host.
+
+    The part is opened beneath the volume (openat2(2), RESOLVE_BENEATH). The twin opens it by its path.
+    """
+    victim, manifest = shared
+    target.exec(plant_links, str(victim), False, project="shared", container="writer")
+    shown = read_part(target, manifest)
+    assert "EXDEV" in shown or "ELOOP" in shown
+    assert "secret" not in shown
+    volume = f"{target.orch.instance.state_dir}/volumes/shared/data"
+    naive = ["open-tree", "bind1", f"{volume}/part", True, False, "private", "", "container"]
+    tamper = [["before", ["open-tree", "bind1"], naive], ["drop", ["open-tree", "bind1", volume]]]
+    assert "secret" in read_part(target, manifest, tamper)
+
+
+def test_a_link_that_comes_and_goes(target: Target, shared: tuple[Path, str]) -> None:
+    """The same as a race: the link is there, and is not, thousands of times while a container is started."""
+    victim, manifest = shared
+    target.exec(plant_links, str(victim), True, project="shared", container="writer")
+    for _ in range(6):
+        shown = read_part(target, manifest)
+        assert "harmless" in shown or "EXDEV" in shown or "ELOOP" in shown, shown
+        assert "secret" not in shown

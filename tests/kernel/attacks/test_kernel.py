@@ -99,8 +99,8 @@ def test_secrets_of_the_host_are_not_read(target: Target) -> None:
     """
     refused = {"", "EACCES", "EPERM", "ENOENT", "EIO"}
     assert set(target.both(read_secrets, SECRETS)) <= refused
-    unmasked = [["drop", ["mask", "/proc/interrupts"]]]
-    assert "CPU" in target.start(read_secrets, ["/proc/interrupts"], tamper=unmasked)[0]
+    unmasked = 'unmask = ["/proc/interrupts"]'
+    assert "CPU" in target.start(read_secrets, ["/proc/interrupts"], options=unmasked)[0]
     assert target.start(read_secrets, MASKED, options=HOST_USERS) == target.start(read_secrets, MASKED)
     assert "slabinfo" in target.start(read_secrets, ["/proc/slabinfo"], options=HOST_USERS)[0]
 

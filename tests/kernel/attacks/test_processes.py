@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from support import inside
-from support.attack import HOST_PIDS, HOST_USERS, Target, capabilities, joined
+from support.attack import HOST_PIDS, HOST_USERS, UNCONFINED, Target, capabilities, joined
 
 pytestmark = pytest.mark.requires("root", "netns", "overlay")
 
@@ -82,10 +82,11 @@ def trace(marker: str) -> str:
 
 
 def test_processes_of_the_host_are_not_traced(target: Target, process: subprocess.Popen[bytes]) -> None:
-    """ptrace(2), "Ptrace access mode checking": three guards, any two of which may be gone."""
+    """ptrace(2), "Ptrace access mode checking": the filter, and three guards, any two of which may be gone."""
     ptrace = capabilities("SYS_PTRACE")
-    assert target.both(trace, MARKER) == "ESRCH"
-    assert target.start(trace, MARKER, options=joined(HOST_PIDS, HOST_USERS)) == "EPERM"
+    assert target.both(trace, MARKER) == "EPERM"
+    assert target.start(trace, MARKER, options=UNCONFINED) == "ESRCH"
+    assert target.start(trace, MARKER, options=joined(HOST_PIDS, HOST_USERS, UNCONFINED)) == "EPERM"
     assert target.start(trace, MARKER, options=joined(HOST_PIDS, ptrace)) == "EPERM"
     assert target.start(trace, MARKER, options=joined(HOST_USERS, ptrace)) == "ESRCH"
     assert target.start(trace, MARKER, options=joined(HOST_PIDS, HOST_USERS, ptrace)) == inside.DONE
@@ -117,8 +118,8 @@ def test_processes_of_the_host_keep_their_secrets(target: Target, process: subpr
     """ptrace(2), PTRACE_MODE_READ and ATTACH: /proc/PID/environ and root, pidfd_getfd(2), process_vm_readv(2)."""
     ptrace = capabilities("SYS_PTRACE")
     unseen = target.both(spy, MARKER)
-    assert set(unseen) <= {"ESRCH", "ENOENT"}
-    for options in (joined(HOST_PIDS, HOST_USERS), joined(HOST_PIDS, ptrace)):
+    assert set(unseen) <= {"ESRCH", "ENOENT", "EPERM"}
+    for options in (joined(HOST_PIDS, HOST_USERS, UNCONFINED), joined(HOST_PIDS, ptrace)):
         assert set(target.start(spy, MARKER, options=options)) <= {"EPERM", "EACCES"}
     got = target.start(spy, MARKER, options=joined(HOST_PIDS, HOST_USERS, ptrace))
     # Memory at that address may not be there, which is another matter than not being let in.

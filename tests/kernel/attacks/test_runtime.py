@@ -95,7 +95,7 @@ def test_a_process_that_is_about_to_exec_is_closed(target: Target, place: str, o
         assert set(result.values()) <= {"EACCES", "EPERM"}, result
 
 
-@pytest.mark.parametrize("place", ["private-mounts", "pivot-root", "mask", "privileges", "exec"])
+@pytest.mark.parametrize("place", ["private-mounts", "pivot-root", "read-only", "privileges", "exec"])
 def test_a_process_that_is_about_to_start_is_closed(target: Target, place: str, fifo_folder: str) -> None:
     """The same of a container that is started in another's pid namespace: its first process has the host's files."""
     volume = f"volumes = ['{fifo_folder}:{fifo_folder}']"
