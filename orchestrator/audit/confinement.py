@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator import capabilities
-from orchestrator.audit.subject import Subject, finding
+from orchestrator.audit.subject import InForce, Subject, finding
 from orchestrator.views import FindingView, Severity
 
 CRITICAL, HIGH, MEDIUM, LOW, INFO = Severity
 
 UNCONFINED = "unconfined"
+#: Types of processes that policies let do anything (container_selinux(8)).
+_UNCONFINED_TYPES = ("spc_t", "unconfined_t", "unconfined_service_t")
+#: The mode of an AppArmor profile that forbids nothing (apparmor(7)).
+_COMPLAINS = "(complain)"
 #: Calls that the default profile refuses though they need no capability: much of the kernel is behind them, and many
 #: holes were.
 REACHABLE = frozenset(
@@ -43,6 +47,42 @@ def combinations(subject: Subject) -> Iterator[FindingView]:
             "it can take over any process of the host, and so is root of the host",
             "take one of the three away; to have ids of its own costs the least",
         )  # fmt: skip
+
+
+def labels(subject: Subject) -> Iterator[FindingView]:
+    """``selinux`` and ``apparmor`` switched off, or nothing there to switch on."""
+    why = "the module's policy is the wall that still stands when a program has broken through the others"
+    if subject.spec.selinux.disable:
+        yield finding(
+            MEDIUM, "selinux", "it has no SELinux label of its own where the host uses SELinux", why,
+            "leave selinux out; if it cannot use a path of the host, relabel that (:z or :Z)",
+        )  # fmt: skip
+    elif subject.spec.selinux.type in _UNCONFINED_TYPES:
+        yield finding(
+            MEDIUM, "selinux", f"its SELinux type {subject.spec.selinux.type} forbids it nothing", why,
+            "leave the type out, or name one that allows what it lacks",
+        )  # fmt: skip
+    if subject.spec.apparmor == UNCONFINED:
+        yield finding(
+            MEDIUM, "apparmor", "no AppArmor profile holds it where the host uses AppArmor", why,
+            "leave apparmor out, or name a profile that allows what it lacks",
+        )  # fmt: skip
+    if subject.force:
+        yield from _in_force(subject.force, why)
+
+
+def _in_force(force: InForce, why: str) -> Iterator[FindingView]:
+    label, key = force.isolation.label, "apparmor, selinux"
+    if force.label_note:
+        what = f"it is held by less than this host could give: {force.label_note}"
+        yield finding(LOW, key, what, why, "see to that, and make the container anew")
+    elif label and label.endswith(_COMPLAINS):
+        yield finding(
+            MEDIUM, "apparmor", f"its AppArmor profile only complains: {label}",
+            "what the profile forbids is logged, and takes place", "have it enforced: aa-enforce(8)",
+        )  # fmt: skip
+    elif label in ("", UNCONFINED) and not force.label:
+        yield finding(INFO, key, "no security module holds it", why, "use a host with SELinux or AppArmor")
 
 
 def system_calls(subject: Subject) -> Iterator[FindingView]:

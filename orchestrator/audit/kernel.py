@@ -105,6 +105,16 @@ def system_calls(subject: Subject) -> Iterator[FindingView]:
         yield _otherwise("seccomp", "its system calls are to be filtered", "Seccomp is 0, there is no filter")
 
 
+def label(subject: Subject) -> Iterator[FindingView]:
+    """The label or profile is the one that orch gave it; the kernel adds a profile's mode."""
+    if subject.force is None or not subject.force.label or (found := subject.force.isolation.label) is None:
+        return
+    wanted = subject.force.label
+    if found != wanted and not (found.startswith(f"{wanted} (") and found.endswith(")")):
+        said = f"it is confined by {found or 'none'}"
+        yield _otherwise("apparmor, selinux", f"it was given {wanted}", said)
+
+
 def limits(subject: Subject) -> Iterator[FindingView]:
     """Its limits of memory and processes are in force."""
     if subject.force is None:

@@ -35,6 +35,8 @@ class InForce:
     :param uid_map: of its user namespace, as orch made it; empty when it is in the host's. ``gid_map`` likewise.
     :param partners: kind of namespace -> the containers that share it because a manifest says so.
     :param fellows: path of the host -> containers of other projects that mount it too.
+    :param label: SELinux context or AppArmor profile that it was given; "" for none.
+    :param label_note: why it has less than the host could give.
     :param limits: ``memory`` (bytes) and ``pids`` as the kernel has them; None when it has none. Empty when unknown.
     """
 
@@ -43,6 +45,8 @@ class InForce:
     gid_map: Extents = ()
     partners: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fellows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label: str = ""
+    label_note: str = ""
     limits: Mapping[str, int | None] = field(default_factory=dict)
 
 

@@ -72,15 +72,6 @@ def id_map(pid: int | str, kind: str) -> Extents:
         )
 
 
-def label(pid: int | str) -> str:
-    """What a security module confines a process to (proc_pid_attr(5)); "" where there is none to do so."""
-    try:
-        with open(f"/proc/{pid}/attr/current", encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\0\n")
-    except OSError:  # EINVAL, ENOENT: no module, or one that says nothing here
-        return ""
-
-
 def inodes(pid: int | str) -> dict[str, int]:
     """Kind -> inode number of a process's namespaces; {} when it is gone. A zombie has few of them."""
     found = {}

@@ -16,13 +16,11 @@ class InForce:
     """What holds one process.
 
     :param uid_map: of its user namespace, ids outside as this process counts them; ``gid_map`` likewise.
-    :param label: what a security module confines it to; "" when none does.
     """
 
     privileges: Privileges
     uid_map: Extents
     gid_map: Extents
-    label: str
 
 
 def read(pid: int) -> InForce | None:
@@ -32,7 +30,6 @@ def read(pid: int) -> InForce | None:
             process.privileges(pid),
             process.id_map(pid, "uid"),
             process.id_map(pid, "gid"),
-            process.label(pid),
         )
     except OSError:  # ENOENT, or ESRCH when it ended after the file had been opened
         return None

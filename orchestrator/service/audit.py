@@ -39,6 +39,8 @@ def audit(selected: Iterable[Supervisor], everyone: Sequence[Supervisor]) -> lis
             gid_map=_extents(container.maps.gid) if container.maps else (),
             partners=partners[container.name],
             fellows=_fellows(container, binds),
+            label=container.confinement.process or container.confinement.profile,
+            label_note=container.confinement.note,
             limits=_limits(supervisor),
         )
         views.append(

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator import capabilities
 from orchestrator.launch.container import Container
+from orchestrator.lsm.host import attribute_of
 from orchestrator.runtime import inforce
 from orchestrator.runtime.idmap import IdMap
 from orchestrator.runtime.survey import HOST, Membership, Resident, Sharers, sharers_of_first, survey
@@ -101,7 +102,7 @@ def isolation_view(supervisor: Supervisor, sharers: Sharers) -> IsolationView:
         no_new_privileges=held.privileges.no_new_privileges if held else None,
         seccomp=held.privileges.seccomp if held else None,
         seccomp_profile=container.spec.seccomp.profile,
-        label=held.label if held else None,
+        label=attribute_of(pid) if held and pid else None,
         masked_paths=[operation[1] for operation in program if operation[0] in _HIDE],
         read_only_paths=list(_protected(program)),
     )

@@ -33,7 +33,7 @@ def isolation(**changes: Any) -> IsolationView:
         no_new_privileges=True,
         seccomp="filter",
         seccomp_profile="default",
-        label="",
+        label="orch-default (enforce)",
         masked_paths=[],
         read_only_paths=[],
     )  # fmt: skip

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from orchestrator.audit import confinement
+from orchestrator.audit.subject import Subject
 from orchestrator.runtime.seccomp import profile
-from orchestrator.spec import Seccomp, SeccompProfile, UserNamespace
-from support.audits import found, planned
+from orchestrator.spec import Seccomp, SeccompProfile, Selinux, UserNamespace
+from support.audits import found, in_force, isolation, planned, service
 
 HOST_IDS = UserNamespace(mode="host")
 NO_FILTER = Seccomp(profile="unconfined")
@@ -71,3 +72,32 @@ def test_filters_of_system_calls(seccomp: Seccomp, seen: list[tuple[str, str]]) 
 def test_the_calls_that_are_worse_to_allow_are_those_that_the_default_refuses() -> None:
     allowed = {name for group in profile.ALLOWED for name in group.names}
     assert allowed & confinement.REACHABLE == set()
+
+
+def test_modules_that_the_manifest_switches_off() -> None:
+    subject = planned(selinux=Selinux(disable=True), apparmor="unconfined")
+    assert [each[:2] for each in found(confinement.labels, subject)] == [
+        ("medium", "selinux"),
+        ("medium", "apparmor"),
+    ]
+    assert found(confinement.labels, planned(selinux=Selinux(type="svirt_t"), apparmor="mine")) == []
+    free = "its SELinux type spc_t forbids it nothing"
+    assert found(confinement.labels, planned(selinux=Selinux(type="spc_t"))) == [("medium", "selinux", free)]
+
+
+@pytest.mark.parametrize(
+    ("label", "facts", "seen"),
+    [
+        ("orch-default (enforce)", {"label": "orch-default"}, None),
+        ("orch-default (complain)", {"label": "orch-default"}, ("medium", "apparmor")),
+        ("", {}, ("info", "apparmor, selinux")),
+        ("unconfined", {}, ("info", "apparmor, selinux")),
+        ("unconfined", {"label_note": "there is no apparmor_parser"}, ("low", "apparmor, selinux")),
+        (None, {}, None),
+    ],
+)
+def test_what_the_host_makes_of_it(
+    label: str | None, facts: dict[str, Any], seen: tuple[str, str] | None
+) -> None:
+    subject = Subject(service(), force=in_force(isolation=isolation(label=label), **facts))
+    assert [each[:2] for each in found(confinement.labels, subject)] == ([seen] if seen else [])

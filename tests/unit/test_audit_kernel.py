@@ -14,7 +14,7 @@ from support.audits import found, in_force, isolation, planned, running, service
 
 ALL_RULES = (
     kernel.capability_sets, kernel.no_new_privileges, kernel.id_maps, kernel.separate_namespaces,
-    kernel.system_calls, kernel.limits,
+    kernel.system_calls, kernel.label, kernel.limits,
 )  # fmt: skip
 
 
@@ -118,6 +118,26 @@ def test_a_filter_that_is_not_there() -> None:
     assert found(kernel.system_calls, seen_as({}, seccomp="none")) == said(text, "seccomp")
     unconfined = {"seccomp": Seccomp(profile="unconfined")}
     assert found(kernel.system_calls, seen_as(unconfined, seccomp="none")) == []
+
+
+CONTEXT = "system_u:system_r:container_t:s0:c1,c2"
+
+
+@pytest.mark.parametrize(
+    ("given", "found_label", "text"),
+    [
+        (CONTEXT, CONTEXT, None),
+        (CONTEXT, CONTEXT.replace("c1", "c3"), "it is confined by system_u:system_r:container_t:s0:c3,c2"),
+        ("orch-default", "orch-default (enforce)", None),
+        ("orch-default", "orch-default-2 (enforce)", "it is confined by orch-default-2 (enforce)"),
+        ("orch-default", "unconfined", "it is confined by unconfined"),
+        ("orch-default", "", "it is confined by none"),
+        ("", "unconfined", None),
+    ],
+)
+def test_another_label_than_it_was_given(given: str, found_label: str, text: str | None) -> None:
+    subject = seen_as({}, {"label": given}, label=found_label)
+    assert found(kernel.label, subject) == (said(text, "apparmor, selinux") if text else [])
 
 
 @pytest.mark.parametrize(

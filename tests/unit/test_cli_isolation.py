@@ -146,7 +146,7 @@ def test_isolation_for_people() -> None:
         "ambient capabilities: none",
         "no_new_privs: yes",
         "seccomp: filter, profile default",
-        "security module: none",
+        "security module: orch-default (enforce)",
         "masked: /proc/kcore",
         "read-only: nothing",
     ]
