@@ -84,6 +84,23 @@ class Healthcheck(Spec, frozen=True):
     action: Literal["none", "restart", "stop"] = "none"
 
 
+class PressureTrigger(Spec, frozen=True):
+    """What is done when a container waits too much for a resource (the kernel's accounting/psi.rst).
+
+    :param kind: ``some``: at least one of its processes waits; ``full``: all of them do.
+    :param threshold: percent of the time within any ``window`` (seconds, 0.5 to 10).
+    :param sustained: seconds that it must last.
+    :param action: ``none`` is an event only; ``restart``, ``stop``, or ``signal:NAME`` to its first process.
+    """
+
+    resource: Literal["cpu", "memory", "io"]
+    threshold: float
+    kind: Literal["some", "full"] = "some"
+    window: float = 2.0
+    sustained: float = 10.0
+    action: str = "none"
+
+
 class RestartPolicy(Spec, frozen=True):
     """When a container that ended is started again.
 
@@ -215,27 +232,41 @@ class IoLimit(Spec, frozen=True):
     write_iops: int | None = None
 
 
+#: Processes and threads of a container whose manifest says nothing, as Podman has it: a fork bomb stays in it.
+DEFAULT_PIDS = 2048
+
+
 class Resources(Spec, frozen=True):
     """Limits; None leaves the kernel's default. The words are those of cgroup v2.
 
     :param cpus: processors' worth of time, fractions allowed.
+    :param cpu_burst: time left over that may be used later on top of ``cpus``, in processors' worth of a period.
     :param cpu_weight: 1 to 10000, default 100 (v1's cpu.shares are derived from it).
     :param cpuset: the kernel's list format, e.g. ``0-1,3``.
+    :param cpuset_mems: memory nodes, the same format.
     :param memory: hard limit, bytes (``memory.max``).
     :param memory_high: throttling limit, bytes (on v1: the soft limit).
+    :param memory_low: bytes that are taken back only when there is nothing else to take (v2).
+    :param memory_min: bytes that are never taken back (v2).
     :param memory_swap: bytes of swap on top of ``memory``; 0 forbids swap.
-    :param pids: processes and threads.
+    :param oom_group: an out-of-memory kill of one process ends the whole container.
+    :param pids: processes and threads; None is unlimited.
     :param io_weight: 1 to 10000, default 100.
     :param hugepages: page size as the kernel writes it (``2MB``) -> bytes.
     """
 
     cpus: float | None = None
+    cpu_burst: float | None = None
     cpu_weight: int | None = None
     cpuset: str | None = None
+    cpuset_mems: str | None = None
     memory: int | None = None
     memory_high: int | None = None
+    memory_low: int | None = None
+    memory_min: int | None = None
     memory_swap: int | None = None
-    pids: int | None = None
+    oom_group: bool = False
+    pids: int | None = DEFAULT_PIDS
     io_weight: int | None = None
     io: tuple[IoLimit, ...] = ()
     hugepages: dict[str, int] = {}
@@ -246,6 +277,11 @@ class Ulimit(Spec, frozen=True):
 
     soft: int
     hard: int
+
+
+#: Limits of a container whose manifest says nothing of them: (soft, hard), None is the service's own. No core files,
+#: which hold what was in memory; and descriptors that select(2) can use, though a program may raise the soft limit.
+DEFAULT_ULIMITS: dict[str, tuple[int, int | None]] = {"core": (0, 0), "nofile": (1024, None)}
 
 
 class Selinux(Spec, frozen=True):
@@ -376,6 +412,8 @@ class ServiceSpec(Spec, frozen=True):
     :param group_add: further groups, names or numbers.
     :param environment: complete, with env_file merged in.
     :param device_cgroup_rules: what may be used besides ``devices``: ``c 1:3 rwm``, each for one type.
+    :param oom_score_adj: -1000 (never killed for want of memory) to 1000 (first); None is 0, unless the service's
+        own is above that.
     :param init: run a reaper as pid 1.
     :param shm_size: bytes that /dev/shm may hold.
     :param masked_paths: hidden, besides what always is; ``read_only_paths`` likewise cannot be written to.
@@ -408,6 +446,7 @@ class ServiceSpec(Spec, frozen=True):
     networks: tuple[Attachment, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
     healthcheck: Healthcheck | None = None
+    pressure: tuple[PressureTrigger, ...] = ()
     restart: RestartPolicy = RestartPolicy()
     stop_signal: str = "SIGTERM"
     stop_grace_period: float = 10.0
@@ -415,6 +454,7 @@ class ServiceSpec(Spec, frozen=True):
     replicas: int = 1
     labels: dict[str, str] = {}
     ulimits: dict[str, Ulimit] = {}
+    oom_score_adj: int | None = None
     sysctls: dict[str, str] = {}
     init: bool = False
     seccomp: Seccomp = Seccomp()

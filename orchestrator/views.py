@@ -90,6 +90,20 @@ class SeccompView(View):
     instructions: int = 0
 
 
+class PressureTriggerView(View):
+    """A pressure trigger of a running container.
+
+    :param trigger: for people: ``memory some 20% over 2s for 10s``.
+    :param sustained: whether it is too much, for too long.
+    :param text: what has been noticed, if that goes on.
+    """
+
+    trigger: str
+    action: str
+    sustained: bool
+    text: str
+
+
 class InspectView(View):
     """Everything about one container (``orch inspect``)."""
 
@@ -104,7 +118,21 @@ class InspectView(View):
     probes: list[ProbeView]
     environment: list[str]
     seccomp: SeccompView | None = None
+    pressure: list[PressureTriggerView] = []
     lsm: dict[str, str] = {}  # labels and profile of security modules, and what is in force for its process
+
+
+class PressureView(View):
+    """How much of the time a container's processes waited for one resource: ``some`` of them, or all (``full``).
+
+    :param some_avg10: percent of the last ten seconds.
+    :param some_seconds: since the container was made.
+    """
+
+    some_avg10: float
+    some_seconds: float
+    full_avg10: float
+    full_seconds: float
 
 
 class StatsView(View):
@@ -112,6 +140,9 @@ class StatsView(View):
 
     :param cpu_percent: of one core, since the previous sample; null in the first.
     :param memory: bytes in use without the reclaimable page cache (as ``docker stats`` counts).
+    :param swap: bytes that are swapped out; null where the kernel does not count them.
+    :param pids_refused: how often a process was not made because of ``pids_limit``.
+    :param pressure: of ``cpu``, ``memory`` and ``io``; null where the kernel does not account it.
     """
 
     project: str
@@ -132,6 +163,9 @@ class StatsView(View):
     net_rx_bytes: int
     net_tx_bytes: int
     oom_kills: int
+    swap: int | None = None
+    pids_refused: int = 0
+    pressure: dict[str, PressureView] | None = None
 
 
 class ProcessView(View):

@@ -21,7 +21,7 @@ Files, in reading order:
 - ``devices.py``      the devices that a container may use
 - ``hierarchies.py``  which controller is where, which hierarchies a container joins
 - ``members.py``      freezing and killing, v2's way and v1's
-- ``stats.py``        counters
+- ``stats.py``        counters, pressure
 - ``mountinfo.py``    what is mounted where;  ``facts.py``  what else the host offers;  ``failure.py``  errors
 
 Rules: what decides is pure and compiles to ``kernel.operations``; nothing here is stored, so a cgroup can be
@@ -53,6 +53,13 @@ Facts of the kernel that shaped this (its Documentation/admin-guide/cgroup-v2.rs
 - v1's OOM event comes before the kill, so the counter in memory.oom_control is what tells; it is the killed
   process's own cgroup that counts. v2's memory.events counts what happens beneath as well.
 - v1's blkio counts nothing since Linux 6.8 until a disk has had any limit: ``enable_io_accounting``.
+- v2 protects a cgroup's memory (memory.low, memory.min) as far as every level above it is protected: hence
+  ``compile_protection``. v1's soft limit protects nobody: the kernel takes back from those that have one.
+- A v2 cpuset with processes in it takes no empty list (ENOSPC), so a limit is taken away by naming all there are.
+- A burst above the quota is refused at every moment, as memory above memory and swap is on v1: ``limits.changes``.
+- A trigger on a pressure file is an event for ever once its cgroup is gone, and closing it waits out an RCU grace
+  period (7 to 16 ms). Without CAP_SYS_RESOURCE its window must be a multiple of 2 s, and for one of 2 s its notices
+  come 2 to 4 s apart.
 - inotify has 128 instances a user; watching v2's event files with an epoll for EPOLLPRI has no such bound.
 - Frozen v1 processes take SIGKILL when they thaw; v2's are killed frozen.
 - Which devices may be used is ruled by v1's devices controller where it is mounted, else by an eBPF program in the v2

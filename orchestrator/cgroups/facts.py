@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.cgroups.mountinfo import CgroupMounts
 from orchestrator.kernel import cgroupfs, devices
+
+_CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +21,14 @@ class Facts:
     :param complete_core: whether the v2 hierarchy has all core files, which needs no controller: cgroup.freeze
         (Linux 5.2), CLONE_INTO_CGROUP (5.7) and cgroup.kill (5.14).
     :param unified_controllers: controllers that the v2 hierarchy has, in v2's words.
+    :param cpu_burst: whether unused processor time can be kept for later (Linux 5.14).
     :param swap_accounting: whether swap can be limited.
     :param io_weight_file: the file of a cgroup that takes the io weight; None when the kernel has none.
     :param io_weight_works: whether any disk's scheduler heeds it.
     :param hugepage_sizes: as the kernel writes them, ``2MB``.
+    :param pressure_lack: why the v2 hierarchy accounts no pressure, and the remedy; "" when it does.
+    :param pressure_windows: what windows the kernel lets this process watch pressure in: ``free`` (0.5 s to 10 s),
+        ``even`` (multiples of 2 s, without CAP_SYS_RESOURCE) or ``none``.
     :param cpus: processors that may be used, the kernel's list format.
     :param mems: memory nodes, the same.
     :param device_programs: whether an eBPF program can rule devices; not looked for where v1 does that.
@@ -28,10 +36,13 @@ class Facts:
 
     complete_core: bool = True
     unified_controllers: frozenset[str] = frozenset()
+    cpu_burst: bool = True
     swap_accounting: bool = True
     io_weight_file: str | None = None
     io_weight_works: bool = False
     hugepage_sizes: frozenset[str] = frozenset()
+    pressure_lack: str = ""
+    pressure_windows: Literal["free", "even", "none"] = "free"
     cpus: str = "0"
     mems: str = "0"
     device_programs: bool = True
@@ -45,6 +56,7 @@ def probe(mounts: CgroupMounts) -> Facts:
     """
     unified = (_text(f"{mounts.unified}/cgroup.controllers") if mounts.unified else "").split()
     weight_file, weight_works = _io_weight(mounts, "io" in unified)
+    cpu = mounts.v1.get("cpu")
     if cpuset := mounts.v1.get("cpuset"):
         cpus, mems = f"{cpuset}/cpuset.effective_cpus", f"{cpuset}/cpuset.effective_mems"
     else:
@@ -52,10 +64,13 @@ def probe(mounts: CgroupMounts) -> Facts:
     return Facts(
         complete_core=_kernel_version() >= (5, 14),
         unified_controllers=frozenset(unified),
+        cpu_burst=os.path.exists(f"{cpu}/cpu.cfs_burst_us") if cpu else _kernel_version() >= (5, 14),
         swap_accounting=_swap_accounting(mounts),
         io_weight_file=weight_file,
         io_weight_works=weight_works,
         hugepage_sizes=frozenset(map(_page_size, _names("/sys/kernel/mm/hugepages"))),
+        pressure_lack=_pressure_lack(mounts),
+        pressure_windows=_pressure_windows(),
         cpus=_text(cpus) or _text("/sys/devices/system/cpu/online") or "0",
         mems=_text(mems) or _text("/sys/devices/system/node/online") or "0",
         device_programs="devices" not in mounts.v1 and devices.programs_work(),
@@ -71,6 +86,22 @@ def _swap_accounting(mounts: CgroupMounts) -> bool:
     if memory := mounts.v1.get("memory"):
         return os.path.exists(f"{memory}/memory.memsw.limit_in_bytes")
     return "swapaccount=0" not in _text("/proc/cmdline").split()
+
+
+def _pressure_lack(mounts: CgroupMounts) -> str:
+    if not os.path.exists("/proc/pressure/cpu"):
+        return "the kernel accounts no pressure (boot with psi=1)"
+    if mounts.unified and not os.path.exists(f"{mounts.unified}/cpu.pressure"):
+        return "the kernel accounts no pressure of cgroups (boot without cgroup_disable=pressure)"
+    return ""
+
+
+def _pressure_windows() -> Literal["free", "even", "none"]:
+    """See psi_trigger_create in kernel/sched/psi.c; before Linux 6.4 nobody could without the capability."""
+    effective = re.search(r"^CapEff:\t([0-9a-f]+)$", _text("/proc/self/status"), re.MULTILINE)
+    if effective and int(effective[1], 16) >> _CAP_SYS_RESOURCE & 1:
+        return "free"
+    return "even" if _kernel_version() >= (6, 4) else "none"
 
 
 def _io_weight(mounts: CgroupMounts, io_on_v2: bool) -> tuple[str | None, bool]:

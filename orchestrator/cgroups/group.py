@@ -10,19 +10,19 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.cgroups import limits
 from orchestrator.cgroups.failure import cause, reported
 from orchestrator.cgroups.hierarchies import Hierarchies, directory_name
 from orchestrator.cgroups.members import members
-from orchestrator.cgroups.stats import CgroupStats, read_oom_kills, read_stats
+from orchestrator.cgroups.stats import CgroupStats, parse_pressure, read_oom_kills, read_stats
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs
 from orchestrator.kernel.operations import Operation, device_list, device_program, mkdir, write
-from orchestrator.spec import Resources
+from orchestrator.spec import PressureTrigger, Resources
 
-_NO_LIMITS = Resources()
+_NO_LIMITS = Resources(pids=None)
 _GONE = (errno.ENOENT, errno.ENODEV)
 
 
@@ -163,6 +163,27 @@ class Cgroup:
         ]
         return [*enabling, *writes, *self._device_rules(rules, 1), *self._device_rules(rules, 2)]
 
+    def compile_protection(self, claims: Mapping[str, Resources]) -> list[Operation]:
+        """What the levels above must know for ``memory_low`` and ``memory_min`` to hold; the service performs it.
+
+        The kernel protects a cgroup's memory only as far as every level above it is protected (cgroup-v2.rst,
+        "memory.min"). So each of these gets the sum of what containers beneath it claim, and no more: what is
+        left over there, a host whose hierarchy has ``memory_recursiveprot`` would give to its other containers.
+
+        :param claims: path -> limits, of all containers that claim something.
+        """
+        if self._hierarchies.versions.get("memory") != 2:
+            return []
+        operations = []
+        for depth in range(1, len(self._parts)):
+            level = "/".join(self.path.split("/")[:depth]) + "/"
+            beneath = [resources for path, resources in claims.items() if path.startswith(level)]
+            for file, field in (("memory.low", "memory_low"), ("memory.min", "memory_min")):
+                total = sum(getattr(resources, field) or 0 for resources in beneath)
+                directory = self._below(self._mounts["unified"], self._parts[:depth])
+                operations.append(write(f"{directory}/{file}", str(total)))
+        return operations
+
     # -- what is in it ---------------------------------------------------------------------------------
 
     def stats(self) -> CgroupStats:
@@ -171,7 +192,7 @@ class Cgroup:
         :raises KernelError: the cgroup is not there.
         """
         with reported(f"cannot read the counters of cgroup {self.path}"):
-            return read_stats(self.directories, self._hierarchies.versions)
+            return read_stats(self.directories, self._hierarchies.versions, self._hierarchies.has_pressure)
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory since the cgroup was made."""
@@ -194,6 +215,30 @@ class Cgroup:
             if version == 1:
                 return cgroupfs.EventNotifier(self.directories["memory"], "memory.oom_control")
         return None
+
+    def pressure_watch(self, trigger: PressureTrigger) -> cgroupfs.Notifier:
+        """Something for ``loop.add_reader`` that becomes readable when too much has been waited within a window.
+
+        At most once for each window. ``close()`` it after remove_reader, in a thread: that takes some 10 ms.
+
+        :raises KernelError: the kernel accounts no pressure, or refuses the window.
+        """
+        microseconds = (trigger.window * trigger.threshold * 1e4, trigger.window * 1e6)
+        text = " ".join([trigger.kind, *(str(round(number)) for number in microseconds)])
+        with reported(f"cannot watch the {trigger.resource} pressure of cgroup {self.path}"):
+            return cgroupfs.PressureNotifier(self._pressure_file(trigger.resource), text)
+
+    def waited(self, resource: str, kind: str) -> float:
+        """Seconds that some (or all: ``full``) of its processes have waited for a resource since it was made.
+
+        :raises KernelError: the cgroup is not there, or the kernel accounts no pressure.
+        """
+        with reported(f"cannot read the {resource} pressure of cgroup {self.path}"):
+            pressure = parse_pressure(cgroupfs.read(self._pressure_file(resource)))
+        return pressure.full_seconds if kind == "full" else pressure.some_seconds
+
+    def _pressure_file(self, resource: str) -> str:
+        return f"{self.directories.get('unified', '')}/{resource}.pressure"
 
     def pids(self) -> list[int]:
         """Its processes, as the host counts them, zombies left out; [] when the cgroup is not there."""
@@ -369,7 +414,9 @@ class Cgroup:
         def total(weight: int | None) -> int:
             return min(limits.MAX_WEIGHT, (weight or limits.DEFAULT_WEIGHT) * max(1, replicas))
 
-        weights = Resources(cpu_weight=total(resources.cpu_weight), io_weight=total(resources.io_weight))
+        weights = Resources(
+            cpu_weight=total(resources.cpu_weight), io_weight=total(resources.io_weight), pids=None
+        )
         return [
             write(f"{os.path.dirname(self.directories[setting.directory])}/{setting.file}", setting.value)
             for setting in self._hierarchies.settings(weights, cgroupfs.device_number)

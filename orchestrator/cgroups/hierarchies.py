@@ -57,6 +57,11 @@ class Hierarchies:
             return 1
         return 2 if self.unified is not None and self.facts.device_programs else None
 
+    @property
+    def has_pressure(self) -> bool:
+        """Whether it is known how much containers wait for processors, memory and disks."""
+        return self.unified is not None and not self.facts.pressure_lack
+
     def v2_enabled(self, resources: Resources) -> list[str]:
         """The controllers to enable level by level in v2: those that count use, others when they limit.
 

@@ -13,7 +13,18 @@ from orchestrator.cgroups.hierarchies import Hierarchies, v1_name
 from orchestrator.cgroups.mountinfo import parse
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs
-from orchestrator.spec import Resources
+from orchestrator.spec import PressureTrigger, Resources
+from orchestrator.units import format_duration
+
+#: v1's soft limit is the opposite: the kernel takes back from those that have one (cgroup-v1/memory.rst, 7.).
+_NO_PROTECTION = (
+    "cgroup v1 protects no memory (boot with systemd.unified_cgroup_hierarchy=1, or leave it out)"
+)
+
+_NO_PRESSURE_V1 = (
+    "only cgroup v2 accounts pressure (mkdir -p /sys/fs/cgroup/unified && "
+    "mount -t cgroup2 none /sys/fs/cgroup/unified)"
+)
 
 
 def detect(mountinfo: str | None = None, facts: Facts | None = None) -> CgroupHost:
@@ -59,6 +70,13 @@ class CgroupHost:
         """What can be limited, in the words of v2: ``cpu``, ``io``, ..."""
         return frozenset(self.hierarchies.versions)
 
+    @property
+    def pressure_lack(self) -> str:
+        """Why it is not known how much containers wait for processors, memory and disks; "" when it is."""
+        if self.hierarchies.unified is None:
+            return _NO_PRESSURE_V1
+        return self.hierarchies.facts.pressure_lack
+
     def group(self, path: str) -> Cgroup:
         """The cgroup (whether it exists or not) at a path such as ``orch-ab12cd34/shop/api/1``.
 
@@ -75,6 +93,20 @@ class CgroupHost:
         """
         return list(self._unsupported(resources, device))
 
+    def unwatchable(self, trigger: PressureTrigger) -> str:
+        """Why pressure cannot be watched so on this host, and the remedy; "" when it can."""
+        if self.pressure_lack:
+            return self.pressure_lack
+        match self.hierarchies.facts.pressure_windows:
+            case "none":
+                return (
+                    "the kernel lets nobody watch pressure without CAP_SYS_RESOURCE (use Linux 6.4 or later)"
+                )
+            case "even" if trigger.window % 2:
+                window = format_duration(trigger.window)
+                return f"a window of {window} takes CAP_SYS_RESOURCE, which orch lacks (2s, 4s, ... do not)"
+        return ""
+
     def ineffective(self, resources: Resources) -> list[str]:
         """Limits that the kernel takes but that do less than their name says here, and the remedy."""
         notes = []
@@ -87,6 +119,10 @@ class CgroupHost:
             notes.append(f"io_weight: no disk has {wanted}{remedy}")
         if resources.memory_high is not None and versions.get("memory") == 1:
             notes.append("memory_high: with cgroup v1 it only matters while the host is short of memory")
+        if resources.oom_group and versions.get("memory") == 1:
+            notes.append(
+                "oom_group: with cgroup v1 orch kills the others, a moment after the kernel killed one"
+            )
         if versions.get("io") == 1 and any(limit.write_bps or limit.write_iops for limit in resources.io):
             notes.append("io: with cgroup v1 writes through the page cache are not limited, only direct ones")
         return notes
@@ -99,8 +135,17 @@ class CgroupHost:
                     yield f"{name}: {self._missing(controller)}"
         if "cpu" in versions and resources.cpus is not None and resources.cpus < 0.001:
             yield f"cpus: {resources.cpus:g} is less than the kernel's least share, 0.001"
-        if "cpuset" in versions and resources.cpuset is not None:
-            yield from _cpuset_problem(resources.cpuset, facts.cpus)
+        if "cpu" in versions and resources.cpu_burst is not None and not facts.cpu_burst:
+            yield "cpu_burst: the kernel keeps no unused processor time (use Linux 5.14 or later)"
+        if "cpuset" in versions:
+            if resources.cpuset is not None:
+                yield from _list_problem("cpuset", "processor", resources.cpuset, facts.cpus)
+            if resources.cpuset_mems is not None:
+                yield from _list_problem("cpuset_mems", "memory node", resources.cpuset_mems, facts.mems)
+        if versions.get("memory") == 1:
+            for name in ("memory_low", "memory_min"):
+                if getattr(resources, name) is not None:
+                    yield f"{name}: {_NO_PROTECTION}"
         if "memory" in versions and resources.memory_swap is not None:
             if not facts.swap_accounting:
                 yield "memory_swap: the kernel does not account swap (boot with swapaccount=1)"
@@ -128,14 +173,14 @@ class CgroupHost:
         return f"the cgroup controller {name} is not mounted ({mount})"
 
 
-def _cpuset_problem(wanted: str, present: str) -> Iterator[str]:
+def _list_problem(name: str, what: str, wanted: str, present: str) -> Iterator[str]:
     try:
         lacking = parse_list(wanted) - parse_list(present)
     except ValueError:
-        yield f"cpuset: {wanted!r} is not a list of processors (write it like 0-1,3)"
+        yield f"{name}: {wanted!r} is not a list of {what}s (write it like 0-1,3)"
         return
     if lacking:
-        yield f"cpuset: this host has no processor {', '.join(map(str, sorted(lacking)))} (it has {present})"
+        yield f"{name}: this host has no {what} {', '.join(map(str, sorted(lacking)))} (it has {present})"
 
 
 def _device_problem(path: str, device: limits.DeviceResolver) -> Iterator[str]:

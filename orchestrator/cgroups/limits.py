@@ -28,18 +28,23 @@ _IO_RATES = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "wri
 
 #: Controller in v2's words -> the fields of Resources that it limits.
 FIELDS = {
-    "cpu": ("cpus", "cpu_weight"),
-    "cpuset": ("cpuset",),
-    "memory": ("memory", "memory_high", "memory_swap"),
+    "cpu": ("cpus", "cpu_burst", "cpu_weight"),
+    "cpuset": ("cpuset", "cpuset_mems"),
+    "memory": ("memory", "memory_high", "memory_low", "memory_min", "memory_swap", "oom_group"),
     "pids": ("pids",),
     "io": ("io_weight", "io"),
     "hugetlb": ("hugepages",),
 }
+_DEFAULTS = Resources()
 
 
 def wanted(controller: str, resources: Resources) -> list[str]:
-    """The fields that ask something of a controller."""
-    return [name for name in FIELDS[controller] if getattr(resources, name) not in (None, (), {})]
+    """The fields that ask something of a controller which a service that says nothing does not ask."""
+    return [
+        name
+        for name in FIELDS[controller]
+        if getattr(resources, name) not in (None, (), {}, getattr(_DEFAULTS, name))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,12 @@ def quota_and_period(cpus: float) -> tuple[int, int]:
     """Microseconds of processor time in each period; a small share needs a longer period for its 1 ms."""
     period = PERIOD if cpus * PERIOD >= MIN_QUOTA else min(MAX_PERIOD, math.ceil(MIN_QUOTA / cpus))
     return max(MIN_QUOTA, round(cpus * period)), period
+
+
+def burst(cpus: float, cpu_burst: float) -> int:
+    """Microseconds of unused quota that are kept for later; the kernel takes no more than the quota itself."""
+    quota, period = quota_and_period(cpus)
+    return min(quota, round(cpu_burst * period))
 
 
 def cpu_shares(weight: int) -> int:
@@ -117,6 +128,8 @@ def _v2_cpu(resources: Resources, context: Context) -> Iterator[Setting]:
     if resources.cpus is not None:
         quota, period = quota_and_period(resources.cpus)
         yield Setting("unified", "cpu.max", f"{quota} {period}", f"max {PERIOD}")
+        if resources.cpu_burst is not None and context.facts.cpu_burst:
+            yield Setting("unified", "cpu.max.burst", str(burst(resources.cpus, resources.cpu_burst)), "0")
     if resources.cpu_weight is not None:
         yield Setting("unified", "cpu.weight", str(resources.cpu_weight), str(DEFAULT_WEIGHT))
 
@@ -127,20 +140,26 @@ def _v1_cpu(resources: Resources, context: Context) -> Iterator[Setting]:
         if period != PERIOD:
             yield Setting("cpu", "cpu.cfs_period_us", str(period), str(PERIOD))
         yield Setting("cpu", "cpu.cfs_quota_us", str(quota), "-1")
+        if resources.cpu_burst is not None and context.facts.cpu_burst:
+            yield Setting("cpu", "cpu.cfs_burst_us", str(burst(resources.cpus, resources.cpu_burst)), "0")
     if resources.cpu_weight is not None:
         yield Setting("cpu", "cpu.shares", str(cpu_shares(resources.cpu_weight)), str(_V1_DEFAULT_SHARES))
 
 
 def _v2_cpuset(resources: Resources, context: Context) -> Iterator[Setting]:
+    # All that there are, as on v1: an empty list, the parent's, is refused with ENOSPC while processes live in it
+    # (validate_change in kernel/cgroup/cpuset.c).
     if resources.cpuset is not None:
-        yield Setting(
-            "unified", "cpuset.cpus", resources.cpuset, "\n"
-        )  # empty: the parent's; "" writes nothing
+        yield Setting("unified", "cpuset.cpus", resources.cpuset, context.facts.cpus)
+    if resources.cpuset_mems is not None:
+        yield Setting("unified", "cpuset.mems", resources.cpuset_mems, context.facts.mems)
 
 
 def _v1_cpuset(resources: Resources, context: Context) -> Iterator[Setting]:
     if resources.cpuset is not None:
         yield Setting("cpuset", "cpuset.cpus", resources.cpuset, context.facts.cpus)
+    if resources.cpuset_mems is not None:
+        yield Setting("cpuset", "cpuset.mems", resources.cpuset_mems, context.facts.mems)
 
 
 def _v2_memory(resources: Resources, context: Context) -> Iterator[Setting]:
@@ -148,8 +167,14 @@ def _v2_memory(resources: Resources, context: Context) -> Iterator[Setting]:
         yield Setting("unified", "memory.max", str(resources.memory), "max")
     if resources.memory_high is not None:
         yield Setting("unified", "memory.high", str(resources.memory_high), "max")
+    if resources.memory_low is not None:
+        yield Setting("unified", "memory.low", str(resources.memory_low), "0")
+    if resources.memory_min is not None:
+        yield Setting("unified", "memory.min", str(resources.memory_min), "0")
     if resources.memory_swap is not None and context.facts.swap_accounting:
         yield Setting("unified", "memory.swap.max", str(resources.memory_swap), "max")
+    if resources.oom_group:
+        yield Setting("unified", "memory.oom.group", "1", "0")
 
 
 def _v1_memory(resources: Resources, context: Context) -> Iterator[Setting]:
@@ -236,7 +261,8 @@ def changes(old: list[Setting], new: list[Setting]) -> list[tuple[str, str, str]
     """(directory, file, text) to write to get from the old settings to the new ones, in an order that works.
 
     Limits that are gone are reset. v1 refuses a memory limit above the limit of memory and swap at every
-    moment, so the latter goes first when it grows and last when it shrinks (cgroup-v1/memory.rst, 5.).
+    moment, so the latter goes first when it grows and last when it shrinks (cgroup-v1/memory.rst, 5.). A burst
+    above the quota is refused likewise (sched-bwc.rst), so that goes first when it shrinks and last when it grows.
     """
     before = {setting.key: setting for setting in old}
     after = {setting.key: setting for setting in new}
@@ -247,13 +273,17 @@ def changes(old: list[Setting], new: list[Setting]) -> list[tuple[str, str, str]
             writes.append((was.directory, was.file, was.reset))
         elif now is not None and (was is None or was.value != now.value):
             writes.append((now.directory, now.file, now.value))
-    memsw = ("memory", "memory.memsw.limit_in_bytes", "")
-    if _bytes(after.get(memsw)) >= _bytes(before.get(memsw)):
-        writes.sort(key=lambda write: write[1] != memsw[1])
-    else:
-        writes.sort(key=lambda write: write[1] == memsw[1])
-    return writes
+
+    def turn(write: tuple[str, str, str]) -> int:
+        key = (*write[:2], "")
+        if key[1] == "memory.memsw.limit_in_bytes":
+            return -1 if _number(after.get(key), math.inf) >= _number(before.get(key), math.inf) else 1
+        if key[1] in ("cpu.max.burst", "cpu.cfs_burst_us"):
+            return 1 if _number(after.get(key), 0) > _number(before.get(key), 0) else -1
+        return 0
+
+    return sorted(writes, key=turn)
 
 
-def _bytes(setting: Setting | None) -> float:
-    return math.inf if setting is None else int(setting.value)
+def _number(setting: Setting | None, otherwise: float) -> float:
+    return otherwise if setting is None else int(setting.value)

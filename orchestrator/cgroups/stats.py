@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.kernel import cgroupfs
 
@@ -12,11 +12,30 @@ _V1_UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """How much of the time tasks waited for one resource (accounting/psi.rst): ``some``: at least one did; ``full``:
+    none could go on. ``avg10`` is in percent of the last ten seconds.
+    """
+
+    some_avg10: float
+    some_seconds: float
+    full_avg10: float
+    full_seconds: float
+
+
+#: What the kernel accounts the pressure of.
+PRESSURES = ("cpu", "memory", "io")
+
+
+@dataclass(frozen=True, slots=True)
 class CgroupStats:
     """Use of resources; counters are since the cgroup was made. A controller that is missing counts 0.
 
     :param memory: bytes without the inactive file cache, as ``docker stats`` counts.
     :param memory_peak: bytes, with all file cache; None where the kernel does not keep it (v2 before 5.19).
+    :param swap: bytes that are swapped out; None where the kernel does not count them.
+    :param pids_refused: how often a process or thread was not made since there were as many as may be.
+    :param pressure: resource -> how much was waited for it; empty where the kernel does not account it.
     :param io_read_bytes: from block devices, page cache hits not counted; with v1 see
         :meth:`orchestrator.cgroups.group.Cgroup.enable_io_accounting`.
     """
@@ -31,18 +50,22 @@ class CgroupStats:
     io_read_bytes: int = 0
     io_write_bytes: int = 0
     oom_kills: int = 0
+    swap: int | None = None
+    pids_refused: int = 0
+    pressure: dict[str, Pressure] = field(default_factory=dict)
 
 
-def read_stats(directories: dict[str, str], versions: dict[str, int]) -> CgroupStats:
+def read_stats(directories: dict[str, str], versions: dict[str, int], pressure: bool = False) -> CgroupStats:
     """Read the counters.
 
     :param directories: v1 controller or ``unified`` -> directory of the cgroup.
     :param versions: controller -> 1 or 2.
+    :param pressure: whether the v2 hierarchy accounts it.
     :raises OSError: the cgroup is not there.
     """
     used, throttled = _cpu(directories, versions.get("cpu"))
-    memory, peak, limit = _memory(directories, versions.get("memory"))
-    pids, pids_limit = _pids(directories, versions.get("pids"))
+    memory, peak, limit, swap = _memory(directories, versions.get("memory"))
+    pids, pids_limit, refused = _pids(directories, versions.get("pids"))
     io_read, io_written = _io(directories, versions.get("io"))
     return CgroupStats(
         cpu_seconds=used,
@@ -55,7 +78,18 @@ def read_stats(directories: dict[str, str], versions: dict[str, int]) -> CgroupS
         io_read_bytes=io_read,
         io_write_bytes=io_written,
         oom_kills=read_oom_kills(directories, versions.get("memory")),
+        swap=swap,
+        pids_refused=refused,
+        pressure=read_pressure(directories["unified"]) if pressure else {},
     )
+
+
+def read_pressure(directory: str) -> dict[str, Pressure]:
+    """How much has been waited for each resource in a cgroup of the v2 hierarchy.
+
+    :raises OSError: the cgroup is not there.
+    """
+    return {name: parse_pressure(cgroupfs.read(f"{directory}/{name}.pressure")) for name in PRESSURES}
 
 
 def read_oom_kills(directories: dict[str, str], version: int | None) -> int:
@@ -85,30 +119,38 @@ def _cpu(directories: dict[str, str], version: int | None) -> tuple[float, float
     return used, throttled
 
 
-def _memory(directories: dict[str, str], version: int | None) -> tuple[int, int | None, int | None]:
+def _memory(
+    directories: dict[str, str], version: int | None
+) -> tuple[int, int | None, int | None, int | None]:
     if version is None:
-        return 0, None, None
-    peak = None
+        return 0, None, None, None
+    peak = swap = None
     if version == 2:
         base = f"{directories['unified']}/memory"
         current, cache = int(cgroupfs.read(f"{base}.current")), "inactive_file"
         limit = number_or_max(cgroupfs.read(f"{base}.max"))
         with contextlib.suppress(FileNotFoundError):
             peak = int(cgroupfs.read(f"{base}.peak"))
+        with contextlib.suppress(FileNotFoundError):
+            swap = int(cgroupfs.read(f"{base}.swap.current"))
     else:
         base = f"{directories['memory']}/memory"
         current, cache = int(cgroupfs.read(f"{base}.usage_in_bytes")), "total_inactive_file"
         limit = number_or_max(cgroupfs.read(f"{base}.limit_in_bytes"))
         peak = int(cgroupfs.read(f"{base}.max_usage_in_bytes"))
+        with contextlib.suppress(FileNotFoundError):  # both together, as v1 has it
+            swap = max(0, int(cgroupfs.read(f"{base}.memsw.usage_in_bytes")) - current)
     reclaimable = cgroupfs.flat_keyed(cgroupfs.read(f"{base}.stat")).get(cache, 0)
-    return max(0, current - reclaimable), peak, limit
+    return max(0, current - reclaimable), peak, limit, swap
 
 
-def _pids(directories: dict[str, str], version: int | None) -> tuple[int, int | None]:
+def _pids(directories: dict[str, str], version: int | None) -> tuple[int, int | None, int]:
     if version is None:
-        return 0, None
+        return 0, None, 0
     base = directories["unified" if version == 2 else "pids"]
-    return int(cgroupfs.read(f"{base}/pids.current")), number_or_max(cgroupfs.read(f"{base}/pids.max"))
+    refused = cgroupfs.flat_keyed(cgroupfs.read(f"{base}/pids.events")).get("max", 0)
+    limit = number_or_max(cgroupfs.read(f"{base}/pids.max"))
+    return int(cgroupfs.read(f"{base}/pids.current")), limit, refused
 
 
 def _io(directories: dict[str, str], version: int | None) -> tuple[int, int]:
@@ -145,3 +187,22 @@ def parse_io_service_bytes(text: str) -> tuple[int, int]:
         if len(row) == 3 and row[1] in sums:
             sums[row[1]] += int(row[2])
     return sums["Read"], sums["Write"]
+
+
+def parse_pressure(text: str) -> Pressure:
+    """A pressure file: a line ``some avg10=0.12 avg60=... avg300=... total=MICROSECONDS``, and one for ``full``.
+
+    Kernels before 5.13 have no ``full`` line for cpu.
+    """
+    nothing: dict[str, str] = {}
+    found = {"some": nothing, "full": nothing} | {
+        kind: dict(pair.split("=") for pair in pairs) for kind, *pairs in map(str.split, text.splitlines())
+    }
+
+    def average(kind: str) -> float:
+        return float(found[kind].get("avg10", 0))
+
+    def seconds(kind: str) -> float:
+        return int(found[kind].get("total", 0)) / 1e6
+
+    return Pressure(average("some"), seconds("some"), average("full"), seconds("full"))

@@ -1,4 +1,4 @@
-"""The cgroup hierarchies."""
+"""The cgroup hierarchies, and whether the kernel tells how much is waited for what they share out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ def check() -> Iterator[Finding]:
     except OSError as error:
         yield missing("cgroups", f"{error.filename}: {error.strerror}", "mount a cgroup hierarchy")
         return
-    yield from judge(host.kind, host.controllers, host.hierarchies.device_rules)
+    yield from judge(host.kind, host.controllers, host.hierarchies.device_rules, host.pressure_lack)
 
 
-def judge(kind: str, controllers: frozenset[str], device_rules: int | None) -> Iterator[Finding]:
-    """Pure part of :func:`check`."""
+def judge(
+    kind: str, controllers: frozenset[str], device_rules: int | None, pressure_lack: str = ""
+) -> Iterator[Finding]:
+    """Pure part of :func:`check`.
+
+    :param device_rules: how it is ruled which devices a container may use; None: not at all.
+    :param pressure_lack: why no pressure is accounted, with the remedy in parentheses.
+    """
     yield ok("cgroups", f"{kind}, controllers {', '.join(sorted(controllers)) or 'none'}")
     if lacking := {name: use for name, use in _CONTROLLERS.items() if name not in controllers}:
         uses = "; ".join(f"{name} ({use})" for name, use in lacking.items())
@@ -48,3 +54,8 @@ def judge(kind: str, controllers: frozenset[str], device_rules: int | None) -> I
             "which devices a container opens is not limited: only nodes and capabilities keep it from others",
             "mount v1's devices controller, or use a kernel with CONFIG_CGROUP_BPF and let orch have CAP_BPF",
         )
+    if pressure_lack:
+        detail, _, remedy = pressure_lack.rstrip(")").partition(" (")
+        yield warning("pressure", f"not in stats, and nothing can be done about it: {detail}", remedy)
+    else:
+        yield ok("pressure", "of processors, memory and disks, for each container")

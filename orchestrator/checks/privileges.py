@@ -24,7 +24,10 @@ NEEDED = {
 }
 #: Without these, something doesn't work.
 USEFUL = {
-    "CAP_SYS_RESOURCE": (24, "ulimits above orch's own hard limits"),
+    "CAP_SYS_RESOURCE": (
+        24,
+        "ulimits above orch's own hard limits, oom_score_adj below its own, pressure in other windows than of 2s",
+    ),
     "CAP_NET_BIND_SERVICE": (10, "keeping published ports below 1024"),
 }
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.project import split_words
 from orchestrator.cli.terminal import Terminal
 from orchestrator.errors import UsageError
 from orchestrator.ids import Instance
 from orchestrator.service.client import Client
+
+if TYPE_CHECKING:
+    from orchestrator.manifest.load import Loaded
 
 
 class Context:
@@ -28,6 +32,8 @@ class Context:
         self.out = Terminal(sys.stdout, args.color)
         self.err = Terminal(sys.stderr, args.color)
         self.manifest, self.names = split_words(getattr(args, "words", []), args.file)
+        #: The manifest, once it has been read.
+        self.loaded: Loaded | None = None
 
     @property
     def json(self) -> bool:

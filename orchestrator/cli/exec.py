@@ -165,7 +165,7 @@ def _environment(settings: Sequence[str]) -> dict[str, str]:
 
 def _not_launched(context: Context, error: LaunchError) -> int:
     context.out.flush()
-    context.err.line(f"{context.err.style('orch:', 'red')} {error}")
+    context.err.complain(error)
     return error.status
 
 

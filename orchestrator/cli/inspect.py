@@ -86,6 +86,18 @@ def describe(view: InspectView, terminal: Terminal) -> list[str]:
             for probe in view.probes
         ]
         lines += _section("probes", render(columns, rows, terminal), terminal)
+    if view.pressure:
+        columns = [
+            Column("  TRIGGER"),
+            Column("ACTION"),
+            Column("SUSTAINED"),
+            Column("NOTICED", flexible=True),
+        ]
+        rows = [
+            [f"  {each.trigger}", each.action, "yes" if each.sustained else "no", each.text]
+            for each in view.pressure
+        ]
+        lines += _section("pressure", render(columns, rows, terminal), terminal)
     for title, values in (
         ("cgroups", [f"{controller}: {path}" for controller, path in view.cgroup.items()]),
         ("root file system", list(_rootfs(view.rootfs))),

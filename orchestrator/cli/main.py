@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from orchestrator.cli import exit_codes, parser
 from orchestrator.cli.terminal import Terminal, make_streams_forgiving, open_streams
-from orchestrator.errors import ManifestError, OrchError
+from orchestrator.errors import ManifestError, OrchError, UsageError
 
 
 def run() -> NoReturn:
@@ -66,7 +66,11 @@ def _execute(arguments: Sequence[str]) -> int:
         grammar.error("no command is named")
     from orchestrator.cli.context import Context
 
-    code: int = args.execute(Context(args))
+    context = Context(args)
+    try:
+        code: int = args.execute(context)
+    except UsageError as error:
+        raise context.loaded.placed(error) if context.loaded else error from None
     return code
 
 
@@ -76,7 +80,7 @@ def _print(error: OrchError) -> None:
         for problem in error.problems:
             terminal.line(problem)
     else:
-        terminal.line(f"{terminal.style('orch:', 'red')} {error}")
+        terminal.complain(error)
     terminal.flush()
 
 

@@ -8,7 +8,7 @@ the service knows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import NotFoundError, ServiceUnavailableError, UsageError
@@ -40,9 +40,10 @@ def load_project(context: Context, *, takes_ports: bool = False) -> Loaded:
     :raises UsageError: when there is none.
     :raises ManifestError: with every problem in it.
     """
-    loaded = _load(
+    context.loaded = loaded = _load(
         _manifest(context), context.args.profile, context.args.project, check_host=True,
         ports_to_take=(lambda project: _ports_to_take(context, project)) if takes_ports else None,
+        service_pid=lambda: _service_pid(context),
     )  # fmt: skip
     for warning in loaded.warnings:
         context.warn(warning)
@@ -70,6 +71,16 @@ def _held_ports(context: Context, project: str) -> set[tuple[str, int]]:
     except (ServiceUnavailableError, NotFoundError):  # it is not up
         return set()
     return {(port.protocol, port.published) for container in containers for port in container.ports}
+
+
+def _service_pid(context: Context) -> int | None:
+    """The service; or this process, which would start it, and pass its own limits on. Only root can tell."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return context.client.version().pid
+    except ServiceUnavailableError:
+        return os.getpid()
 
 
 def check_services(project: ProjectSpec, names: Iterable[str]) -> None:
@@ -149,6 +160,7 @@ def _load(
     name: str | None = None,
     check_host: bool = False,
     ports_to_take: PortChoice | None = None,
+    service_pid: Callable[[], int | None] = os.getpid,
 ) -> Loaded:
     from orchestrator.manifest.load import load
 
@@ -159,6 +171,7 @@ def _load(
         name=name,
         check_host=check_host,
         ports_to_take=ports_to_take,
+        service_pid=service_pid,
     )
 
 

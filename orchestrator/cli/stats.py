@@ -11,13 +11,18 @@ from orchestrator.cli.terminal import LiveRegion
 from orchestrator.cli.times import parse_seconds, stopwatch
 from orchestrator.errors import ServiceUnavailableError
 from orchestrator.units import format_size
-from orchestrator.views import StatsView
+from orchestrator.views import PressureView, StatsView
+
+#: From this part of the time on (percent) nothing goes on, it is shown in red.
+_BAD = 10
 
 
 def _configure_stats(parser: Parser) -> None:
     parser.description = """\
 Show containers' use of processors, memory, disks and network: on a terminal a table that is drawn anew each
-second until Ctrl-C. CPU is in percent of one core; memory is without the page cache that could be given back."""
+second until Ctrl-C. CPU is in percent of one core; memory is without the page cache that could be given back, its
+peak with all of it. STALL is the pressure, where the kernel accounts it: in what part of the last ten seconds, in
+percent, some of the processes waited for a processor, for memory or for a disk, and after the slash: all of them."""
     parser.epilog = """\
 examples:
   orch stats
@@ -57,9 +62,13 @@ def stats_table(sample: list[StatsView]) -> tuple[list[Column], list[list[Cell |
     """The table of ``orch stats``, the busiest first."""
     columns = [
         Column("NAME"), Column("CPU %", right=True), Column("THROTTLED", right=True), Column("MEMORY", right=True),
-        Column("LIMIT", right=True), Column("PIDS", right=True), Column("NET IN / OUT", right=True),
-        Column("DISK READ / WRITTEN", right=True), Column("OOM", right=True),
+        Column("PEAK", right=True), Column("LIMIT", right=True), Column("PIDS", right=True),
+        Column("NET IN / OUT", right=True), Column("DISK READ / WRITTEN", right=True), Column("OOM", right=True),
     ]  # fmt: skip
+    stalls = {"cpu": "CPU STALL", "memory": "MEM STALL", "io": "IO STALL"}
+    if not any(stats.pressure for stats in sample):
+        stalls.clear()  # orch doctor says why
+    columns += [Column(title, right=True) for title in stalls.values()]
     rows: list[list[Cell | str]] = []
     for stats in sorted(sample, key=lambda stats: (-(stats.cpu_percent or 0), stats.name)):
         limit = stats.memory_limit
@@ -70,14 +79,23 @@ def stats_table(sample: list[StatsView]) -> tuple[list[Column], list[list[Cell |
                 "-" if stats.cpu_percent is None else f"{stats.cpu_percent:.1f}",
                 stopwatch(stats.cpu_throttled_seconds),
                 Cell(format_size(stats.memory), "red" if limit and stats.memory > 0.9 * limit else ""),
+                "-" if stats.memory_peak is None else format_size(stats.memory_peak),
                 "-" if limit is None else format_size(limit),
-                pids,
+                Cell(pids, "red" if stats.pids_refused else ""),
                 f"{format_size(stats.net_rx_bytes)} / {format_size(stats.net_tx_bytes)}",
                 f"{format_size(stats.io_read_bytes)} / {format_size(stats.io_write_bytes)}",
                 Cell(str(stats.oom_kills), "red" if stats.oom_kills else ""),
+                *(_stall((stats.pressure or {}).get(resource)) for resource in stalls),
             ]
         )
     return columns, rows
+
+
+def _stall(pressure: PressureView | None) -> Cell | str:
+    if pressure is None:
+        return "-"
+    text = f"{pressure.some_avg10:.0f}/{pressure.full_avg10:.0f}"
+    return Cell(text, "red" if pressure.full_avg10 >= _BAD else "")
 
 
 def _configure_top(parser: Parser) -> None:

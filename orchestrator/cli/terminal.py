@@ -91,6 +91,10 @@ class Terminal:
         """Write a line."""
         self.stream.write(text + "\n")
 
+    def complain(self, error: Exception) -> None:
+        """Say what went wrong; a stranger's words in it, such as a program's output, do no harm."""
+        self.line(f"{self.style('orch:', 'red')} {harmless(str(error))}")
+
     def write(self, text: str) -> None:
         """Write text as it is, at once."""
         self.stream.write(text)

@@ -41,7 +41,7 @@ def _execute(context: Context) -> int:
     except OrchError as error:
         if args.timeout is None or time.monotonic() - began < args.timeout:
             raise
-        context.err.line(f"{context.err.style('orch:', 'red')} {error}")
+        context.err.complain(error)
         return exit_codes.TIMED_OUT
     if context.json:
         context.print_json(containers)

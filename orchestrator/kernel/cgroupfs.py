@@ -203,6 +203,48 @@ class FileNotifier:
             os.close(self._source)
 
 
+class PressureNotifier:
+    """A trigger on a pressure file of a v2 cgroup (accounting/psi.rst); it lives as long as its descriptor.
+
+    A poll that finds an event takes it, also the one that an event loop makes of the epoll here. So the loop hears of
+    each event exactly once.
+
+    :param trigger: ``some THRESHOLD WINDOW``, or ``full ...``, in microseconds.
+    :raises OSError: there is no such file, or (EINVAL, EPERM) the kernel refuses the trigger.
+    """
+
+    def __init__(self, path: str, trigger: str) -> None:
+        self._source = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll = select.epoll(1)
+        try:
+            os.write(self._source, trigger.encode())
+            self._epoll.register(self._source, select.EPOLLPRI)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                error.filename = path  # write(2) knows only the descriptor
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._epoll.fileno()
+
+    def drain(self) -> None:
+        """Make the descriptor wait for the next event."""
+        for _, events in self._epoll.poll(0):
+            if events & select.EPOLLERR:
+                self._epoll.unregister(self._source)  # the cgroup is gone, and would be an event for ever
+
+    def close(self) -> None:
+        """Let go of the descriptors; closing twice does nothing.
+
+        The kernel waits out an RCU grace period meanwhile (psi_trigger_destroy), 7 to 16 ms.
+        """
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._source)
+
+
 class EventNotifier:
     """Events of a v1 file (``memory.oom_control``), registered by cgroup.event_control (cgroup-v1/memory.rst).
 

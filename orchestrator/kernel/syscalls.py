@@ -53,6 +53,9 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
+# linux/close_range.h
+CLOSE_RANGE_CLOEXEC = 4
+
 # linux/magic.h
 CGROUP_SUPER_MAGIC = 0x27E0EB
 CGROUP2_SUPER_MAGIC = 0x63677270
@@ -225,14 +228,19 @@ def default_signal(number: int) -> None:
     _check(_syscall(_RT_SIGACTION[os.uname().machine], number, action, None, ctypes.c_size_t(8)))
 
 
-def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    """Close all descriptors from ``first`` to ``last`` (close_range(2))."""
-    _check(_syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0))
+def close_range(first: int, flags: int = 0) -> None:
+    """Close all descriptors from ``first`` on, with CLOSE_RANGE_CLOEXEC only on exec (close_range(2))."""
+    _check(_syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(flags)))
 
 
 def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     """prctl(2)."""
     return _check(_libc.prctl(option, *(ctypes.c_ulong(word) for word in (argument, second, 0, 0))))
+
+
+def forbid_tracing() -> None:
+    """Let nobody without privileges on the host look into this process, until it execs (PR_SET_DUMPABLE)."""
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def drop_from_bounding_set(capabilities: Iterable[int]) -> None:

@@ -29,7 +29,10 @@ def explain(what: str, image: str, failure: ProgramFailed) -> LaunchError:
     elif name == "device-list" and failure.path:
         cause, remedy = f"write {failure.path}: {_errno_text(failure)}", _remedy(name, failure.errno)
     else:
-        cause, remedy = f"{_short(operation)}: {_errno_text(failure)}", _remedy(name, failure.errno)
+        remedy = _remedy(name, failure.errno)
+        if name == "write" and operation[1].endswith("/oom_score_adj"):
+            remedy = "orch itself needs CAP_SYS_RESOURCE to go below its own"
+        cause = f"{_short(operation)}: {_errno_text(failure)}"
     return LaunchError(what, cause, remedy, failure.status)
 
 

@@ -33,6 +33,8 @@ from orchestrator.runtime.program import (
     NetworkPart,
     SeccompPart,
     compile_exec,
+    compile_limits,
+    compile_oom,
     compile_start,
 )
 from orchestrator.runtime.program import environment as compile_environment
@@ -98,6 +100,9 @@ class Launcher:
             spread_subfolders(f"{instance.state_dir}/containers")
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            #: Of containers that say nothing of it: that the service is spared must not spare them.
+            self._oom_score_adj = 0 if int(file.read()) < 0 else None
 
     async def choose_ids(self, container: Container) -> None:
         """Decide about its user namespace; see :meth:`UserNamespaces.choose`."""
@@ -183,6 +188,7 @@ class Launcher:
             terminal=(terminal.rows, terminal.columns) if terminal else None,
             stdin=attached is not None and attached.stdin and terminal is None,
             seccomp=_seccomp_part(filter),
+            oom_score_adj=self._oom_score_adj,
             confinement=container.confinement,
             run_dir=self._instance.run_dir,
         )
@@ -305,6 +311,7 @@ class Launcher:
             terminal=(request.terminal.rows, request.terminal.columns) if request.terminal else None,
             stdin=request.stdin,
             seccomp=_seccomp_part(filter),
+            limits=compile_oom(container.spec, self._oom_score_adj) + compile_limits(container.spec),
             confinement=container.confinement,
             run_dir=self._instance.run_dir,
         )
@@ -341,6 +348,7 @@ class Launcher:
         try:
             perform(self._cgroup.parents(container.cgroup, spec))
             perform(container.cgroup.compile_update(container.spec.resources, spec.resources, rules=rules))
+            self._cgroup.protect(container.cgroup, spec.resources)
         except OSError as error:
             raise LaunchError(
                 f'cannot change the limits of "{container.name}"', f"{error.filename}: {error.strerror}"

@@ -19,14 +19,14 @@ from orchestrator import capabilities, devices
 from orchestrator.cgroups.devices import rules
 from orchestrator.cgroups.group import Cgroup
 from orchestrator.errors import LaunchError
-from orchestrator.kernel.operations import Operation
+from orchestrator.kernel.operations import Operation, perform
 from orchestrator.launch.container import Container
 from orchestrator.lsm import relabel
 from orchestrator.network.manager import NetworkManager
 from orchestrator.network.program import compile_network
 from orchestrator.runtime.program import CgroupPart, NetworkPart, RootfsPart
 from orchestrator.runtime.rootfs import MASKED_OF_CPUS, Bind, cgroup_mounts
-from orchestrator.spec import ServiceSpec
+from orchestrator.spec import Resources, ServiceSpec
 
 #: Seconds that killed processes may take to be gone.
 _DYING = 5.0
@@ -40,6 +40,8 @@ class CgroupStage:
     def __init__(self) -> None:
         #: What has been done for parents, by file or folder: no start needs to do it again.
         self._done: dict[str, Operation] = {}
+        #: Path of a cgroup -> limits, of the containers that claim memory for themselves.
+        self._claims: dict[str, Resources] = {}
 
     def contribute(self, container: Container) -> CgroupPart:
         """What spawner and child do to be born in it.
@@ -73,6 +75,18 @@ class CgroupStage:
         """A container was born in its cgroup, so all its parents are as they should be."""
         parents = container.cgroup.compile_parents(container.spec.resources, container.spec.replicas)
         self._done |= {operation[1]: operation for operation in parents}
+        self.protect(container.cgroup, container.spec.resources)
+
+    def protect(self, cgroup: Cgroup, resources: Resources) -> None:
+        """Let the levels above know what a container claims of memory, or that it claims nothing any more.
+
+        :raises OSError: when a level refuses.
+        """
+        if resources.memory_low or resources.memory_min:
+            self._claims[cgroup.path] = resources
+        elif self._claims.pop(cgroup.path, None) is None:
+            return
+        perform(cgroup.compile_protection(self._claims))
 
     def forget(self, path: str) -> None:
         """The cgroup ``path`` and all beneath it have been removed."""
@@ -84,6 +98,7 @@ class CgroupStage:
         :raises KernelError: naming what cannot be removed.
         """
         await asyncio.to_thread(kill_and_remove, container.cgroup)
+        self.protect(container.cgroup, Resources())
 
 
 def kill_and_remove(cgroup: Cgroup) -> None:

@@ -26,11 +26,12 @@ from orchestrator.units import format_duration, format_size, parse_duration, par
 
 _DURATIONS = frozenset(
     ("timeout", "interval", "start_period", "start_interval", "backoff", "backoff_max", "reset_after",
-     "stop_grace_period")
+     "stop_grace_period", "window", "sustained")
 )  # fmt: skip
 _SIZES = frozenset(
-    ("memory", "memory_high", "memory_swap", "size", "shm_size", "max_size", "read_bps", "write_bps")
-)
+    ("memory", "memory_high", "memory_low", "memory_min", "memory_swap", "size", "shm_size", "max_size",
+     "read_bps", "write_bps")
+)  # fmt: skip
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r'[\x00-\x1f"\\\x7f]')
@@ -95,6 +96,7 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         "networks",
         "depends_on",
         "healthcheck",
+        "pressure",
         "restart",
         "resources",
         "logging",
@@ -126,10 +128,17 @@ def _service(spec: ServiceSpec) -> dict[str, Any]:
         }
     if spec.healthcheck:
         table["healthcheck"] = _healthcheck(spec.healthcheck)
+    if spec.pressure:
+        table["pressure"] = [
+            _fields(trigger, "threshold") | {"threshold": f"{trigger.threshold!r}%"}
+            for trigger in spec.pressure
+        ]
     restart = _fields(spec.restart)
     if restart:
         table["restart"] = {"policy": spec.restart.policy, **restart}
     resources = _fields(spec.resources, "io", "hugepages")
+    if spec.resources.pids is None:
+        resources["pids"] = "unlimited"
     if spec.resources.io:
         resources["io"] = [_fields(limit) for limit in spec.resources.io]
     if spec.resources.hugepages:

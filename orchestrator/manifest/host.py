@@ -7,17 +7,20 @@ free. It is apart since a project that runs already holds its own ports: ask it 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from orchestrator import devices
 from orchestrator.lsm.host import problems as lsm_problems
-from orchestrator.manifest.values import cpus_of
+from orchestrator.manifest.values import ULIMITS, numbers_of
 from orchestrator.spec import Port, ProjectSpec, ServiceSpec
 
-_ONLINE = "/sys/devices/system/cpu/online"
+_CPUS = "/sys/devices/system/cpu/online"
+_NODES = "/sys/devices/system/node/online"
 
 
 class HostProblem(NamedTuple):
@@ -36,18 +39,37 @@ class HostProblem(NamedTuple):
 
 def host_problems(project: ProjectSpec) -> list[HostProblem]:
     """Limits, folders, devices and security modules that this host does not have."""
-    online = _online_cpus()
+    cpus = _online(_CPUS, os.cpu_count() or 1)
+    nodes = _online(_NODES, 1)
     return [
         HostProblem(service.name, keys, text)
         for service in project.services.values()
         for check in (
-            _cpu_problems(service, online),
+            _cpu_problems(service, cpus, nodes),
             _path_problems(service),
             _disk_problems(service),
             _device_problems(service),
             lsm_problems(service),
         )
         for keys, text in check
+    ]
+
+
+def limit_problems(project: ProjectSpec, pid: Callable[[], int | None] = os.getpid) -> list[HostProblem]:
+    """What is asked of ``ulimits`` and ``oom_score_adj`` beyond what the service may give.
+
+    :param pid: tells the process that the service is, or that will start it; None when nobody knows. It is called
+        only if there is something to see.
+    """
+    if not any(s.ulimits or s.oom_score_adj is not None for s in project.services.values()):
+        return []
+    if (process := pid()) is None:
+        return []
+    own = _Own.of(process)
+    return [
+        HostProblem(service.name, keys, text)
+        for service in project.services.values()
+        for keys, text in own.problems(service)
     ]
 
 
@@ -77,26 +99,76 @@ def port_problems(ports: Iterable[tuple[str, int, Port]]) -> list[HostProblem]:
 
 
 _Found = Iterator[tuple[tuple[str | int, ...], str]]
+_CAP_SYS_RESOURCE = 24  # linux/capability.h
+_PRIVILEGE = "going beyond its own takes CAP_SYS_RESOURCE, which orch lacks here"
 
 
-def _online_cpus() -> set[int]:
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a process has, and so may give.
+
+    :ivar hard: hard limits that bound it, by name; those that it may raise at will are not there.
+    :ivar files: the most descriptors that anybody may have (fs.nr_open).
+    """
+
+    hard: dict[str, int]
+    oom_score_adj: int
+    files: int
+
+    @classmethod
+    def of(cls, pid: int) -> _Own:
+        """What process ``pid`` has."""
+        import resource  # load, which every client command passes through, does without it
+
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+        with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+            files = int(file.read())
+        if effective >> _CAP_SYS_RESOURCE & 1:
+            return cls({}, -1000, files)
+        numbers = {name: getattr(resource, f"RLIMIT_{name.upper()}", None) for name in ULIMITS}
+        hard = {
+            name: resource.prlimit(pid, number)[1] for name, number in numbers.items() if number is not None
+        }
+        with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+            adjustment = int(file.read())
+        return cls({name: limit for name, limit in hard.items() if limit != -1}, adjustment, files)
+
+    def problems(self, service: ServiceSpec) -> _Found:
+        """What a service asks beyond it."""
+        for name, limit in service.ulimits.items():
+            asked = math.inf if limit.hard == -1 else limit.hard
+            what = "unlimited" if limit.hard == -1 else f"a hard limit of {limit.hard}"
+            if name == "nofile" and asked > self.files:
+                yield ("ulimits", name), f"{what} is above what the kernel allows, fs.nr_open = {self.files}"
+            elif name in self.hard and asked > self.hard[name]:
+                text = f"{what} is above the service's own hard limit, {self.hard[name]} ({_PRIVILEGE})"
+                yield ("ulimits", name), text
+        if service.oom_score_adj is not None and service.oom_score_adj < self.oom_score_adj:
+            text = f"{service.oom_score_adj} is below the service's own, {self.oom_score_adj} ({_PRIVILEGE})"
+            yield ("oom_score_adj",), text
+
+
+def _online(path: str, count: int) -> set[int]:
     try:
-        with open(_ONLINE) as file:
-            return cpus_of(file.read().strip())
+        with open(path) as file:
+            return numbers_of(file.read().strip())
     except (OSError, ValueError):
-        return set(range(os.cpu_count() or 1))
+        return set(range(count))
 
 
-def _cpu_problems(service: ServiceSpec, online: set[int]) -> _Found:
+def _cpu_problems(service: ServiceSpec, online: set[int], nodes: set[int]) -> _Found:
     resources = service.resources
     if resources.cpus is not None and resources.cpus > len(online):
         yield (
             ("resources", "cpus"),
             f"{resources.cpus:g} is more than this host has (from 0.01 to {len(online)})",
         )
-    if resources.cpuset is not None and (absent := cpus_of(resources.cpuset) - online):
-        names = ", ".join(map(str, sorted(absent)[:8]))
-        yield ("resources", "cpuset"), f"this host has no CPU {names} (online: {_list_format(online)})"
+    for key, what, there in (("cpuset", "CPU", online), ("cpuset_mems", "memory node", nodes)):
+        wanted = getattr(resources, key)
+        if wanted is not None and (absent := numbers_of(wanted) - there):
+            names = ", ".join(map(str, sorted(absent)[:8]))
+            yield ("resources", key), f"this host has no {what} {names} (online: {_list_format(there)})"
 
 
 def _path_problems(service: ServiceSpec) -> _Found:

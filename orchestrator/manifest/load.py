@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from orchestrator.errors import ManifestError
+from orchestrator.errors import ManifestError, OrchError
 from orchestrator.manifest import check, dotenv, host, schema, values
 from orchestrator.manifest.document import Document, UnreadableError
 from orchestrator.manifest.place import Place, Report
@@ -26,6 +27,8 @@ _MAX_CONTENT = 500 << 10
 _MAX_SERVICE_CONTENT = 1 << 20
 _MAX_PROJECT_CONTENT = 8 << 20
 _FILE_SECTIONS = ("secrets", "configs")
+#: A line of the service's refusal: service, key, what is wrong.
+_PROBLEM = re.compile(r"services\.([a-z0-9_-]+)\.([A-Za-z0-9_.-]+): (.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,21 @@ class Loaded:
     project: ProjectSpec
     warnings: tuple[str, ...]
     files: tuple[str, ...]
+    _found: _Definitions = field(compare=False, repr=False)
+
+    def placed(self, error: OrchError) -> OrchError:
+        """The service's refusal of the project, as problems of the manifest's lines, if all of it is about keys."""
+        matches = [_PROBLEM.fullmatch(line) for line in str(error).splitlines()]
+        if not all(match and match[1] in self._found.drafts for match in matches):
+            return error
+        problems = [
+            host.HostProblem(
+                match[1], tuple(int(key) if key.isdecimal() else key for key in match[2].split(".")), match[3]
+            )
+            for match in matches
+            if match
+        ]
+        return ManifestError(self._found.problems(problems))
 
 
 def find_manifest(directory: str) -> str | None:
@@ -51,6 +69,7 @@ def load(
     name: str | None = None,
     check_host: bool = True,
     ports_to_take: PortChoice | None = None,
+    service_pid: Callable[[], int | None] = os.getpid,
 ) -> Loaded:
     """The project that a manifest describes.
 
@@ -60,6 +79,7 @@ def load(
         COMPOSE_PROFILES of the environment names them, separated by commas.
     :param name: the project's name, instead of the one in the manifest.
     :param check_host: whether CPUs, folders and devices that this host lacks are problems.
+    :param service_pid: tells the process whose limits those of containers cannot exceed, if that is known.
     :param ports_to_take: of the ports that it chooses, those that something on this host has are problems.
     :raises ManifestError: with all problems, in the order of their lines.
     """
@@ -93,13 +113,14 @@ def load(
     )
     if check_host:
         _report_host(found, host.host_problems(project))
+        _report_host(found, host.limit_problems(project, service_pid))
     if ports_to_take:
         _report_host(found, host.port_problems(ports_to_take(project)))
     if not running:
         report.warning(path, None, "there is no service to run")
     if report.problems:
         raise ManifestError(report.problems)
-    return Loaded(project, tuple(report.warnings), tuple(report.files))
+    return Loaded(project, tuple(report.warnings), tuple(report.files), found)
 
 
 def _lay_dotenv_beneath(report: Report, path: str) -> None:
@@ -251,6 +272,11 @@ class _Definitions:
             place.problem(f"is too large (at most {format_size(_MAX_CONTENT)})")
         return content
 
+    def problems(self, problems: Iterable[host.HostProblem]) -> list[str]:
+        """These problems, found after the manifest turned out to be sound, with their lines, and in their order."""
+        _report_host(self, problems)
+        return self._report.problems
+
     def active(self, profiles: Collection[str]) -> set[str]:
         """The names of the services that are not left out."""
         return {
@@ -308,6 +334,8 @@ def _report_host(found: _Definitions, problems: Iterable[host.HostProblem]) -> N
                 draft.devices[index][0].problem(text)
             case ("ports", int(index)):
                 draft.ports[index][0].problem(text)
+            case ("pressure", int(index)):
+                draft.values["pressure"][index][0].problem(text)
             case ("resources", "io", int(index)):
                 draft.values["resources"]["io"][index][0].problem(text)
             case _:

@@ -26,7 +26,15 @@ from orchestrator.manifest.kinds import (
     Value,
 )
 from orchestrator.manifest.place import Place
-from orchestrator.spec import Attachment, Condition, Dependency, IoLimit, Ulimit
+from orchestrator.spec import (
+    DEFAULT_PIDS,
+    Attachment,
+    Condition,
+    Dependency,
+    IoLimit,
+    PressureTrigger,
+    Ulimit,
+)
 
 _NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,62}"
 #: A program's stack, page tables and C library hardly fit into less; it is a floor against forgotten units.
@@ -295,6 +303,51 @@ HEALTHCHECK = Table(
     ],
 )
 
+PRESSURE = Then(
+    Table(
+        "a table",
+        [
+            Key("resource", Choice("cpu", "memory", "io"), "What is waited for.", required=True),
+            Key(
+                "kind",
+                Choice("some", "full"),
+                "Whether some of the processes wait for it, or all.",
+                default="some",
+            ),
+            Key(
+                "threshold",
+                Value(
+                    (str, int, float),
+                    'a percentage such as "20%"',
+                    values.percent,
+                    {"minimum": 0.1, "maximum": 100},
+                ),
+                "The part of a window's time from which it is too much.",
+                required=True,
+            ),
+            Key(
+                "window",
+                Value(
+                    (str, int, float),
+                    'a duration such as "2s"',
+                    values.pressure_window,
+                    {"minimum": 0.5, "maximum": 10},
+                ),
+                "The time that is looked at.",
+                default="2s",
+            ),
+            Key("sustained", DURATION, "How long it must last.", default="10s"),
+            Key(
+                "action",
+                _text('"none", "restart", "stop" or "signal:NAME"', values.pressure_action),
+                "What to do then.",
+                default="none",
+            ),
+        ],
+    ),
+    lambda found: PressureTrigger(**found),
+)
+
 RESTART_POLICY = Choice("no", "on-failure", "always", "unless-stopped")
 RESTART = Forms(
     _text('a policy such as "on-failure:5"', values.restart),
@@ -325,10 +378,16 @@ _IO = Then(
     ),
     lambda found: IoLimit(**found),
 )
+_NO_REAL_TIME = "cgroup v2 has no real-time groups; ulimits.rtprio and rttime bound real-time scheduling"
 RESOURCES = Table(
     "a table",
     [
         Key("cpus", _real(0.01, 8192), "Processors' worth of time; fractions are allowed."),
+        Key(
+            "cpu_burst",
+            _real(0, 8192),
+            "Unused time of one period (0.1 s) that may be used later, on top of cpus; at most as much as cpus.",
+        ),
         Key(
             "cpu_weight",
             _integer(1, 10000),
@@ -339,10 +398,32 @@ RESOURCES = Table(
             Value((str, int), 'a list of CPUs such as "0-1,3"', values.cpuset),
             "The CPUs to run on.",
         ),
+        Key(
+            "cpuset_mems",
+            Value((str, int), 'a list of memory nodes such as "0-1"', values.memory_nodes),
+            "The memory nodes to have memory of.",
+        ),
         Key("memory", _size(MIN_MEMORY), "The most memory; beyond it the kernel kills."),
         Key("memory_high", _size(MIN_MEMORY), "Beyond it the kernel slows down and takes memory back."),
-        Key("memory_swap", _size(), "Swap on top of memory; 0 forbids it."),
-        Key("pids", _integer(1, 4 << 20), "The most processes and threads."),  # PID_MAX_LIMIT
+        Key("memory_low", _size(), "Memory that is taken back only when no other is to be had (cgroup v2)."),
+        Key("memory_min", _size(), "Memory that is never taken back (cgroup v2)."),
+        Key(
+            "memory_swap",
+            Value((str, int), 'a size such as "64M", or "unlimited"', values.swap, {"minimum": -1}),
+            "Swap on top of memory; 0 forbids it.",
+        ),
+        Key(
+            "oom_group",
+            BOOLEAN,
+            "Whether a kill of one process for want of memory ends the whole container.",
+            default=False,
+        ),
+        Key(
+            "pids",
+            Value((int, str), 'a number or "unlimited"', values.pids, {"minimum": -1, "maximum": 4 << 20}),
+            'The most processes and threads; "unlimited" lifts the limit.',
+            default=DEFAULT_PIDS,
+        ),
         Key(
             "io_weight",
             _integer(1, 10000),
@@ -357,13 +438,17 @@ RESOURCES = Table(
     ],
     elsewhere={
         "mem_limit": 'did you mean "memory"?',
-        "mem_reservation": 'did you mean "memory_high"?',
+        "mem_reservation": 'did you mean "memory_low" (cgroup v2) or "memory_high"?',
         "memswap_limit": 'did you mean "memory_swap", which counts swap only?',
+        "mem_swappiness": "cgroup v2 has none; memory_swap = 0 forbids swap",
         "cpu_shares": 'did you mean "cpu_weight", from 1 to 10000, default 100?',
+        "cpu_quota": 'did you mean "cpus", quota through period?',
+        "cpu_period": 'did you mean "cpus", quota through period?',
         "cpuset_cpus": 'did you mean "cpuset"?',
         "pids_limit": 'did you mean "pids"?',
+        **dict.fromkeys(("cpu_rt_runtime", "cpu_rt_period"), _NO_REAL_TIME),
         "limits": "write the limits into resources itself: cpus, memory, pids",
-        "reservations": 'did you mean "memory_high" or "cpu_weight"?',
+        "reservations": 'did you mean "memory_low" (cgroup v2) or "cpu_weight"?',
     },
 )
 
@@ -616,6 +701,11 @@ _SERVICE_KEYS = [
         in_defaults=False,
     ),
     Key("healthcheck", HEALTHCHECK, "How to tell whether a container works.", merge=_layered_check),
+    Key(
+        "pressure",
+        ListOf(PRESSURE, "a table or a list of tables", placed=True, or_one=True),
+        "What to do when a container waits too much for a resource.",
+    ),
     Key("restart", RESTART, "When a container that ended is started again.", default="no", merge=_layered),
     Key("stop_signal", Value((str, int), "a signal", values.stop_signal), "Asks to stop.", default="SIGTERM"),
     Key("stop_grace_period", DURATION, "The time between asking to stop and killing.", default="10s"),
@@ -637,6 +727,11 @@ _SERVICE_KEYS = [
         MapOf(ULIMIT, "a table of limits", values.ulimit_name, "|".join(values.ULIMITS)),
         "Limits of getrlimit(2), such as { nofile = 1024 }.",
         merge=_layered,
+    ),
+    Key(
+        "oom_score_adj",
+        _integer(-1000, 1000),
+        "How soon the kernel kills it when the host's memory runs out: -1000 is never, 1000 first.",
     ),
     Key(
         "sysctls",
@@ -710,9 +805,14 @@ _SERVICE_KEYS = [
 _SERVICE_ELSEWHERE = {
     **{word: f'did you mean "resources.{word}"?' for word in RESOURCES.keys},
     "mem_limit": 'did you mean "resources.memory"?',
-    "mem_reservation": 'did you mean "resources.memory_high"?',
+    "mem_reservation": 'did you mean "resources.memory_low" (cgroup v2) or "resources.memory_high"?',
     "memswap_limit": 'did you mean "resources.memory_swap", which counts swap only?',
+    "mem_swappiness": "cgroup v2 has none; resources.memory_swap = 0 forbids swap",
+    "oom_kill_disable": "cgroup v2 has none; oom_score_adj makes a kill less likely",
     "cpu_shares": 'did you mean "resources.cpu_weight", from 1 to 10000, default 100?',
+    "cpu_quota": 'did you mean "resources.cpus", quota through period?',
+    "cpu_period": 'did you mean "resources.cpus", quota through period?',
+    **dict.fromkeys(("cpu_rt_runtime", "cpu_rt_period"), _NO_REAL_TIME),
     "pids_limit": 'did you mean "resources.pids"?',
     "blkio_config": 'did you mean "resources.io" and "resources.io_weight"?',
     "deploy": 'did you mean "resources" and "replicas"?',

@@ -48,10 +48,9 @@ Contents = Callable[[str, str], bytes]
 
 _AS_THEY_ARE = (
     "kind", "entrypoint", "command", "working_dir", "user", "hostname", "expose", "read_only", "network_mode",
-    "device_cgroup_rules",
-    "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "sysctls", "init", "mnt", "pid", "ipc", "uts",
-    "cgroup", "cap_add", "cap_drop", "no_new_privileges", "group_add", "masked_paths", "read_only_paths", "unmask",
-    "shm_size", "apparmor",
+    "device_cgroup_rules", "stop_signal", "stop_grace_period", "replicas", "labels", "ulimits", "oom_score_adj",
+    "sysctls", "init", "mnt", "pid", "ipc", "uts", "cgroup", "cap_add", "cap_drop", "no_new_privileges",
+    "group_add", "masked_paths", "read_only_paths", "unmask", "shm_size", "apparmor",
 )  # fmt: skip
 
 
@@ -182,6 +181,7 @@ def build(draft: Draft, active: Collection[str], contents: Contents) -> ServiceS
         if isinstance(draft.values.get("time"), dict)
         else None,
         healthcheck=_healthcheck(draft),
+        pressure=tuple(trigger for _, trigger in values.get("pressure", ())),
         restart=_restart(draft),
         resources=_resources(draft),
         seccomp=_seccomp(draft, draft.name in active),
@@ -335,14 +335,29 @@ def _restart(draft: Draft) -> RestartPolicy:
     return policy
 
 
+_ABOVE = {
+    "memory": "{} is above memory, {}, and so would never be reached",
+    "memory_low": "{} is above memory_low, {} (what is never taken back is part of what is taken back last)",
+}
+
+
 def _resources(draft: Draft) -> Resources:
     values = dict(draft.values.get("resources", {}))
     limits = values.pop("io", ())
     resources = Resources(io=tuple(limit for _, limit in limits), **values)
-    memory, high = resources.memory, resources.memory_high
-    if memory is not None and high is not None and high > memory:
-        text = f"{format_size(high)} is above memory, {format_size(memory)}, and so would never be reached"
-        draft.problem(("resources", "memory_high"), text)
+    for lower, upper in (
+        ("memory_high", "memory"), ("memory_low", "memory"), ("memory_min", "memory"), ("memory_min", "memory_low"),
+    ):  # fmt: skip
+        low, high = getattr(resources, lower), getattr(resources, upper)
+        if low is not None and high is not None and low > high:
+            draft.problem(("resources", lower), _ABOVE[upper].format(format_size(low), format_size(high)))
+    if resources.cpu_burst is not None:
+        if resources.cpus is None:
+            if not draft.find("resources", "cpus"):
+                draft.problem(("resources", "cpu_burst"), "needs cpus, on top of which it counts")
+        elif resources.cpu_burst > resources.cpus:
+            text = f"{resources.cpu_burst:g} is above cpus, {resources.cpus:g}, and the kernel takes no more"
+            draft.problem(("resources", "cpu_burst"), text)
     if resources.memory_swap is not None and not draft.find("resources", "memory"):
         draft.problem(("resources", "memory_swap"), "needs memory, on top of which it counts")
     devices: dict[str, Place] = {}

@@ -16,7 +16,7 @@ from orchestrator import capabilities
 from orchestrator.ids import NAME
 from orchestrator.manifest.place import hint
 from orchestrator.spec import Device, IdMapping, Mount, Port, Ulimit
-from orchestrator.units import format_size, parse_duration, parse_size
+from orchestrator.units import format_duration, format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
 MAX_INTEGER = (1 << 63) - 1
@@ -39,8 +39,10 @@ _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1
 _HOSTNAME_MAX = 64  # HOST_NAME_MAX, gethostname(2)
 _USER = re.compile(r"[^:\s]+(?::[^:\s]+)?")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_CPUSET = re.compile(r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*")
+_NUMBERS = re.compile(r"\d{1,4}(?:-\d{1,4})?(?:,\d{1,4}(?:-\d{1,4})?)*")
 _MAX_CPU = 8191  # NR_CPUS in arch/x86/Kconfig
+_MAX_NODE = 1023  # NODES_SHIFT in arch/x86/Kconfig
+_MAX_PIDS = 4 << 20  # PID_MAX_LIMIT, include/linux/threads.h
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
 _DEVICE = re.compile(r"/dev/[^\0]+")
 _DEVICE_RULE = re.compile(r"([abc]) (\d+|\*):(\d+|\*) ([a-z]+)")
@@ -361,6 +363,40 @@ _REAL_TIME = re.compile(r"SIGRTMIN\+([1-9]|[12]\d|30)")
 
 
 def stop_signal(value: str | int) -> str:
+    """A signal that asks a program to end."""
+    found = signal_name(value)
+    if found in ("SIGSTOP", "SIGCONT", "SIGCHLD"):
+        raise ValueError(
+            f'{found} stops no process for good (use one that ends it, such as "SIGTERM" or "SIGINT")'
+        )
+    return found
+
+
+def percent(value: str | int | float) -> float:
+    """A percentage, ``"20%"``; the sign may be left out."""
+    return real(value.strip().removesuffix("%") if isinstance(value, str) else value, 0.1, 100)
+
+
+def pressure_window(value: str | int | float) -> float:
+    """Seconds of a window that the kernel watches pressure in (WINDOW_MIN_US, WINDOW_MAX_US in kernel/sched/psi.c)."""
+    seconds = duration(value)
+    if not 0.5 <= seconds <= 10:
+        raise ValueError(f"a window of {format_duration(seconds)} is out of range (from 500ms to 10s)")
+    return seconds
+
+
+def pressure_action(value: str) -> str:
+    """``none``, ``restart``, ``stop``, or ``signal:`` and the name of a signal."""
+    word, colon, name = value.partition(":")
+    if word == "signal" and colon:
+        return f"signal:{signal_name(name)}"
+    actions = ("none", "restart", "stop")
+    if value not in actions:
+        raise ValueError(f'"{value}" is not allowed{hint(value, (*actions, "signal:SIGUSR1"))}')
+    return value
+
+
+def signal_name(value: str | int) -> str:
     """The name of a signal, with SIG; numbers, names without SIG and ``SIGRTMIN+3`` are accepted."""
     names = [member.name for member in signal.Signals]
     if isinstance(value, int) or value.isdecimal():
@@ -374,33 +410,50 @@ def stop_signal(value: str | int) -> str:
         return found
     if found not in names:
         raise ValueError(f'"{value}" is not a signal{hint(found, names)}')
-    if found in ("SIGSTOP", "SIGCONT", "SIGCHLD"):
-        raise ValueError(
-            f'{found} stops no process for good (use one that ends it, such as "SIGTERM" or "SIGINT")'
-        )
     return found
 
 
 def cpuset(value: str | int) -> str:
-    """The kernel's list format, ``0-1,3`` (cpuset(7))."""
+    """CPUs in the kernel's list format, ``0-1,3`` (cpuset(7))."""
+    return _numbers(value, "CPU", _MAX_CPU)
+
+
+def memory_nodes(value: str | int) -> str:
+    """Memory nodes in the kernel's list format."""
+    return _numbers(value, "memory node", _MAX_NODE)
+
+
+def _numbers(value: str | int, what: str, maximum: int) -> str:
     text = str(value)
-    if not _CPUSET.fullmatch(text):
-        raise ValueError(f'"{text}" is not a list of CPUs (write it like "0-1,3")')
-    cpus_of(text)
+    if not _NUMBERS.fullmatch(text):
+        raise ValueError(f'"{text}" is not a list of {what}s (write it like "0-1,3")')
+    highest = max(numbers_of(text))
+    if highest > maximum:
+        raise ValueError(f"there is no {what} {highest} (Linux counts to {maximum} at most)")
     return text
 
 
-def cpus_of(text: str) -> set[int]:
-    """The CPUs that a text in the kernel's list format names."""
-    cpus: set[int] = set()
+def numbers_of(text: str) -> set[int]:
+    """The numbers that a text in the kernel's list format names."""
+    numbers: set[int] = set()
     for part in set(text.split(",")):
         first, _, last = part.partition("-")
         if last and int(last) < int(first):
             raise ValueError(f'"{part}" counts backwards (write "{last}-{first}")')
-        cpus.update(range(int(first), int(last or first) + 1))
-    if max(cpus) > _MAX_CPU:
-        raise ValueError(f"there is no CPU {max(cpus)} (Linux counts to {_MAX_CPU} at most)")
-    return cpus
+        numbers.update(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def pids(value: str | int) -> int | None:
+    """A number of processes; ``"unlimited"``, -1 and 0 (as Podman and Docker have it) are none."""
+    if value in ("unlimited", -1, 0, "-1", "0"):
+        return None
+    return integer(value, 1, _MAX_PIDS)
+
+
+def swap(value: str | int) -> int | None:
+    """Bytes of swap; ``"unlimited"`` and -1 are none."""
+    return None if value in ("unlimited", -1, "-1") else size(value)
 
 
 def device(value: str) -> str:

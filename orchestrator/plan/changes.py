@@ -11,7 +11,7 @@ from orchestrator.spec import NetworkSpec, ServiceSpec
 #: ``labels`` are only recorded, and so is ``depends_on``: a new dependency is for the next start to wait for.
 IN_PLACE = frozenset(
     {
-        "depends_on", "device_cgroup_rules", "expose", "healthcheck", "labels", "logging", "resources",
+        "depends_on", "device_cgroup_rules", "expose", "healthcheck", "labels", "logging", "pressure", "resources",
         "restart", "stop_grace_period", "stop_signal",
     }
 )  # fmt: skip

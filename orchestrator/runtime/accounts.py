@@ -12,6 +12,7 @@ from orchestrator.runtime.child import Refused
 from orchestrator.runtime.child_paths import is_kernels
 
 _MAX_FILE = 1 << 20
+_MAX_DIGITS = 10  # of an id, which has 32 bits; Python refuses to convert thousands
 
 
 class Account(NamedTuple):
@@ -71,4 +72,6 @@ def _rows(root: int, path: str, fields: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) < 2**32 - 1 else None
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        return None
+    return int(text) if int(text) < 2**32 - 1 else None

@@ -23,14 +23,15 @@ from orchestrator.kernel.syscalls import (
     CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
+    CLOSE_RANGE_CLOEXEC,
     OPEN_TREE_CLONE,
-    PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     PR_SET_SECUREBITS,
     RESOLVE_NO_SYMLINKS,
     SECBIT_NO_SETUID_FIXUP,
     clone3,
     close_range,
+    forbid_tracing,
     open_tree,
     owning_user_namespace,
     prctl,
@@ -62,39 +63,50 @@ def _proc_folder(pidfd: int) -> str:
 
 
 class Holder:
-    """A process that has made namespaces and waits to be killed.
+    """A process that has namespaces of its own and waits to be killed.
 
-    :param user_namespace: it goes into this one first; -1 for the host's, in which case it may make one.
+    Most are made by clone3(2) itself, so that nobody waits until the holder has its turn: it need not run at all. Only
+    within a user namespace that is there already, and for clocks, it must do so itself.
+
+    :param flags: what to make, CLONE_NEW...
+    :param user_namespace: in this one; -1 for the host's, or for a new one if ``flags`` say so.
     """
 
     def __init__(self, flags: int, user_namespace: int = -1) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid, self._pidfd = clone3(0)
+        itself = flags if user_namespace >= 0 else flags & CLONE_NEWTIME
+        reader, writer = os.pipe2(os.O_CLOEXEC) if itself else (-1, -1)
+        parent = os.getpid()
+        pid, self._pidfd = clone3(flags & ~itself)
         if pid == 0:
-            self._hold(writer, flags, user_namespace)
-        os.close(writer)
+            self._hold(parent, writer, itself, user_namespace)
+        self._proc = _proc_folder(self._pidfd)
+        if itself:
+            os.close(writer)
+            self._await(reader)
+
+    def _await(self, reader: int) -> None:
         data = os.read(reader, 4)
         os.close(reader)
         error = struct.unpack("i", data)[0] if data else 0
         if error or not data:
             self.end()
             raise OSError(error, os.strerror(error) if error else "the holder of the namespaces was killed")
-        self._proc = _proc_folder(self._pidfd)
 
     @staticmethod
-    def _hold(writer: int, flags: int, user_namespace: int) -> None:
+    def _hold(parent: int, writer: int, flags: int, user_namespace: int) -> None:
         try:
             if user_namespace >= 0:
                 setns(user_namespace, CLONE_NEWUSER)
-            os.dup2(writer, 3)
-            close_range(4)  # it shall hold nothing open that others wait for the end of
-            writer = 3
-            unshare(flags)
+            keep = os.dup2(writer, 3) if flags else 2
+            close_range(keep + 1)  # it shall hold nothing open that others wait for the end of
+            if flags:
+                unshare(flags)
+                os.write(keep, struct.pack("i", 0))
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after unshare(2), which clears it
-            os.write(writer, struct.pack("i", 0))
-            signal.pause()
+            if os.getppid() == parent:  # who may have died before that
+                signal.pause()
         except OSError as error:
-            os.write(writer, struct.pack("i", error.errno))
+            os.write(3, struct.pack("i", error.errno))
         finally:
             os._exit(0)
 
@@ -166,7 +178,6 @@ def _namespaces(
 
 def _shared_memory_of(child: Child, slot: str) -> None:
     """Take the /dev/shm of a process (a pidfd), to be mounted in this container as well."""
-    prctl(PR_SET_DUMPABLE, 0)  # as in :func:`_join`
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     setns(child.slots[slot], CLONE_NEWNS)
     try:
@@ -226,7 +237,6 @@ def _unshare_cgroup(child: Child) -> None:
 
 def _join(child: Child, slot: str, kinds: list[str]) -> None:
     """Join namespaces of these kinds: a process's, by its pidfd, or the one that ``slot`` is open on."""
-    prctl(PR_SET_DUMPABLE, 0)  # nobody in there may look into this process before it has exec'd
     setns(child.slots[slot], sum(_FLAGS[kind] for kind in kinds))
     if "mnt" in kinds:
         os.chdir("/")
@@ -245,7 +255,12 @@ def _enter_user_namespace(child: Child, lock: bool) -> None:
 
 
 def _tidy(child: Child) -> None:
-    """Leave no zombie behind of how the container was made."""
+    """Leave nothing behind of how the container was made: no zombie and no descriptor.
+
+    Every descriptor is close-on-exec already; one that is not would be a way out (CVE-2024-21626).
+    """
+    close_range(3, CLOSE_RANGE_CLOEXEC)
+    forbid_tracing()  # again: to become another user may have undone it (fs.suid_dumpable, proc_sys_fs(5))
     for pidfd in child.zombies:
         _reap(pidfd)
     child.zombies.clear()

@@ -29,9 +29,13 @@ _LIMITS = (
 )  # fmt: skip
 
 
-def _limit(child: Child, name: str, soft: int, hard: int) -> None:
+def _limit(child: Child, name: str, soft: int, hard: int | None) -> None:
+    number = _LIMITS.index(name)
+    if hard is None:  # what it has; -1 is unlimited
+        hard = resource.getrlimit(number)[1]
+        soft = soft if hard == -1 else min(soft, hard)
     try:
-        resource.setrlimit(_LIMITS.index(name), (soft, hard))
+        resource.setrlimit(number, (soft, hard))
     except ValueError as error:  # how setrlimit reports EPERM and EINVAL
         raise Refused(
             f"{error} (asked for {soft}:{hard}; raising a hard limit needs CAP_SYS_RESOURCE)"

@@ -26,7 +26,7 @@ from orchestrator.kernel.syscalls import (
 from orchestrator.lsm.confinement import UNCONFINED, Confinement
 from orchestrator.runtime import idmap, rootfs
 from orchestrator.runtime.userns import IdMaps
-from orchestrator.spec import HOST, PRIVATE, ServiceSpec
+from orchestrator.spec import DEFAULT_ULIMITS, HOST, PRIVATE, ServiceSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -140,6 +140,21 @@ def environment(spec: ServiceSpec, hostname: str, terminal: bool = False) -> dic
     return base | spec.environment
 
 
+def compile_limits(spec: ServiceSpec) -> list[Operation]:
+    """What each process of a container may have of getrlimit(2), those of exec too."""
+    limits = DEFAULT_ULIMITS | {name: (limit.soft, limit.hard) for name, limit in spec.ulimits.items()}
+    return [["limit", name, soft, hard] for name, (soft, hard) in limits.items()]
+
+
+def compile_oom(spec: ServiceSpec, otherwise: int | None) -> list[Operation]:
+    """How soon the kernel kills it when memory runs out. To be done first: it takes root, and the host's /proc.
+
+    :param otherwise: for a container that says nothing of it; None leaves what the spawner has.
+    """
+    adjustment = otherwise if spec.oom_score_adj is None else spec.oom_score_adj
+    return [] if adjustment is None else [plain.write("/proc/self/oom_score_adj", str(adjustment))]
+
+
 def _become(
     spec: ServiceSpec,
     environment: dict[str, str],
@@ -250,12 +265,14 @@ def compile_start(
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
     seccomp: SeccompPart | None = None,
+    oom_score_adj: int | None = None,
     confinement: Confinement = UNCONFINED,
     run_dir: str = "/run",
 ) -> Program:
     """The program that starts a container.
 
     :param last_capability: the kernel's highest capability number (/proc/sys/kernel/cap_last_cap).
+    :param oom_score_adj: of a container that says nothing of it, as :func:`compile_oom` has it.
     :param run_dir: a folder of the host for pipes that need a label.
     :param terminal: rows and columns of a terminal to run on; None gives pipes.
     :param stdin: whether the program reads from a pipe; otherwise from /dev/null.
@@ -268,6 +285,7 @@ def compile_start(
     flags, enter_namespaces = _enter_namespaces(spec, network, namespaces)
     operations: list[Operation] = [
         *cgroup.enter,
+        *compile_oom(spec, oom_score_adj),
         ["keyring", confinement.process],
         *enter_namespaces,
         ["stage", "namespaces"],
@@ -303,7 +321,7 @@ def compile_start(
         operations += [["join", namespaces.neighbours["mnt"], ["mnt"]], rootfs.act_as(maps)]
     elif "mnt" in namespaces.neighbours:
         operations.append(["join", namespaces.neighbours["mnt"], ["mnt"]])
-    operations += [["limit", name, limit.soft, limit.hard] for name, limit in spec.ulimits.items()]
+    operations += compile_limits(spec)
     if terminal:
         operations.append(["terminal", *terminal])
     operations += _become(
@@ -350,15 +368,17 @@ def compile_exec(
     terminal: tuple[int, int] | None = None,
     stdin: bool = False,
     seccomp: SeccompPart | None = None,
+    limits: Sequence[Operation] = (),
     confinement: Confinement = UNCONFINED,
     run_dir: str = "/run",
 ) -> Program:
     """The program that runs one more process in a running container (slot "container" is its pidfd).
 
     :param maps: those of the container's user namespace.
+    :param limits: as :func:`compile_oom` and :func:`compile_limits` make them.
     """
     kinds = ["mnt", "net", "uts", "ipc", "cgroup", *(["time"] if spec.time != HOST else [])]
-    operations: list[Operation] = [*cgroup.enter, ["keyring", confinement.process]]
+    operations: list[Operation] = [*cgroup.enter, *limits, ["keyring", confinement.process]]
     if maps:
         operations.append(["user-namespace-of", "container"])
     operations.append(["join", "container", kinds])
@@ -428,7 +448,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "enter-user-namespace": lambda lock: (
         "enter the user namespace" + (", and lock all mounts" if lock else "")
     ),
-    "tidy": lambda: "reap what made the namespaces",
+    "tidy": lambda: "reap what made the namespaces, close all on exec",
     "keyring": lambda context: "new session keyring" + (f" labelled {context}" if context else ""),
     "label-mounts": lambda context: f"label whatever is mounted {context}",
     "confine": lambda context, profile: (
@@ -475,7 +495,7 @@ _DESCRIBE: dict[str, Callable[..., str]] = {
     "write-protect": lambda path: f"make {path} read-only",
     "read-only-roots": lambda targets: f"make {' '.join(targets)} read-only",
     "wait": lambda: "wait for the network",
-    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{hard}",
+    "limit": lambda name, soft, hard: f"set ulimit {name} to {soft}:{'its own' if hard is None else hard}",
     "environment": lambda environment: f"set {len(environment)} environment variables",
     "work": lambda path: f"change to working folder {path}",
     "user": lambda user, terminal, groups: f"find user {user}" + (f" and groups {groups}" if groups else ""),

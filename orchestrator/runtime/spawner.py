@@ -26,6 +26,7 @@ from orchestrator.kernel.syscalls import (
     PR_SET_CHILD_SUBREAPER,
     clone3,
     default_signal,
+    forbid_tracing,
     prctl,
     set_name,
     setns,
@@ -265,6 +266,7 @@ class Spawner:
     def _become_child(self, program: dict[str, Any], plumbing: _Plumbing, slots: dict[str, int]) -> NoReturn:
         try:
             assert plumbing.child_status is not None
+            forbid_tracing()  # it will be where others are, and it has the host's files and the service's environment
             plumbing.close_ours()
             if plumbing.cgroup is not None:
                 os.close(plumbing.cgroup)  # a folder of the host: not even its link in /proc shall be there

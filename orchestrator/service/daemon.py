@@ -22,6 +22,7 @@ import structlog
 
 from orchestrator.converge import Execution, Report, Request, settle
 from orchestrator.errors import ConflictError, NotFoundError, OrchError, UsageError
+from orchestrator.manifest.host import limit_problems
 from orchestrator.plan import lifecycle
 from orchestrator.plan.graph import closure, dependency_graph
 from orchestrator.plan.one_off import keep_services
@@ -214,7 +215,7 @@ class Daemon:
 
         :raises OrchError: when it cannot be right; nothing has then been changed.
         """
-        self._preflight(spec)
+        self.preflight(spec)
         reconcile(spec, None, options)  # names what does not exist before anything is changed
         entry = self._ensure(spec)
         services = closure(dependency_graph(spec.services), options.services or spec.services)
@@ -481,12 +482,19 @@ class Daemon:
         """Whether nothing is left of a project, and no ``run`` is about to use it."""
         return project.gone and not self._runs[project.name]
 
-    def _preflight(self, spec: ProjectSpec) -> None:
-        """Refuse what this host cannot do before anything is changed."""
-        problems = []
+    def preflight(self, spec: ProjectSpec) -> None:
+        """Refuse what this host cannot do before anything is changed.
+
+        :raises UsageError: with a line ``services.NAME.KEY: what is wrong`` for each problem; whoever has the
+            manifest can say on which of its lines that is.
+        """
+        problems = [str(problem) for problem in limit_problems(spec)]
         for service in spec.services.values():
             for problem in self.facilities.cgroups.unsupported(service.resources):
-                problems.append(f"services.{service.name}.resources: {problem}")
+                problems.append(f"services.{service.name}.resources.{problem}")
+            for index, trigger in enumerate(service.pressure):
+                if problem := self.facilities.cgroups.unwatchable(trigger):
+                    problems.append(f"services.{service.name}.pressure.{index}: {problem}")
         if problems:
             raise UsageError("\n".join(problems))
 

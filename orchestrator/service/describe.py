@@ -11,7 +11,15 @@ from orchestrator.spec import digest, redacted
 from orchestrator.states import ALIVE
 from orchestrator.supervise.project import Project
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ContainerView, InspectView, PortView, SeccompView
+from orchestrator.supervise.watch import PressureWatch
+from orchestrator.units import format_duration
+from orchestrator.views import (
+    ContainerView,
+    InspectView,
+    PortView,
+    PressureTriggerView,
+    SeccompView,
+)
 
 
 def container_view(supervisor: Supervisor) -> ContainerView:
@@ -78,6 +86,7 @@ def inspect_view(supervisor: Supervisor) -> InspectView:
             f"{key}={value}" for key, value in environment(container.spec, container.hostname).items()
         ],
         seccomp=_seccomp(container) if container.program else None,
+        pressure=[_trigger(watch) for watch in supervisor.pressure_watches],
         lsm=_lsm(container, supervisor.pid),
     )
 
@@ -105,6 +114,17 @@ def _lsm(container: Container, pid: int | None) -> dict[str, str]:
         "note": confinement.note,
     }
     return {key: value for key, value in said.items() if value}
+
+
+def _trigger(watch: PressureWatch) -> PressureTriggerView:
+    wanted = watch.trigger
+    window, sustained = format_duration(wanted.window), format_duration(wanted.sustained)
+    return PressureTriggerView(
+        trigger=f"{wanted.resource} {wanted.kind} {wanted.threshold:g}% over {window} for {sustained}",
+        action=wanted.action,
+        sustained=watch.sustained,
+        text=watch.text,
+    )
 
 
 def _rootfs(container: Container) -> dict[str, object]:

@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -105,6 +106,8 @@ async def _serve(instance: Instance, exit_when_idle: bool, ready: _Ready) -> Non
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+    # Each container takes about 12 descriptors. The spawner needs as many; containers get a soft limit of their own.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     lock = _prepare_folders(instance)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(os.close, lock)
@@ -220,7 +223,10 @@ def _prepare_folders(instance: Instance) -> int:
         for folder in (instance.state_dir, instance.run_dir):
             os.makedirs(folder, mode=0o711, exist_ok=True)
         for folder in ("containers", "logs", "images", "root", "volumes"):
-            os.makedirs(f"{instance.state_dir}/{folder}", mode=0o711, exist_ok=True)
+            path = f"{instance.state_dir}/{folder}"
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            # A container's root may make setuid programs in there, which no user of the host shall reach.
+            os.chmod(path, 0o700)
         os.makedirs(f"{instance.run_dir}/hosts", mode=0o711, exist_ok=True)
         lock = take_lock(instance)
     except OSError as error:

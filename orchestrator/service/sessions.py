@@ -185,6 +185,7 @@ async def serve_run(daemon: Daemon, request: web.Request, body: RunBody) -> web.
     spec = _one_off_spec(base, body)
     if not spec.argv:
         raise UsageError(f"cannot run {body.service}", "it has no command", "give one")
+    daemon.preflight(body.project)
     connection = _upgrade(request)
     return await _converse(connection, _Run(daemon, connection, body).execute(spec))
 
@@ -277,12 +278,12 @@ class _Run:
 
 
 def _one_off_spec(base: ServiceSpec, body: RunBody) -> ServiceSpec:
-    """The service's spec as a one-off container has it: own command, no restarts, no health check, no ports.
+    """The service's spec as a one-off container has it: own command, no restarts, nothing that watches it, no ports.
 
     And an init, without which the kernel would drop the Ctrl-C that a program has no handler for.
     """
     changes: dict[str, Any] = {
-        "restart": RestartPolicy(), "healthcheck": None, "replicas": 1, "init": True,
+        "restart": RestartPolicy(), "healthcheck": None, "pressure": (), "replicas": 1, "init": True,
         "environment": base.environment | body.environment,
     }  # fmt: skip
     if body.command is not None:

@@ -6,11 +6,12 @@ import os
 import pwd
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from orchestrator.errors import OrchError
 from orchestrator.states import ALIVE
 from orchestrator.supervise.supervisor import Supervisor
-from orchestrator.views import ProcessView, StatsView
+from orchestrator.views import PressureView, ProcessView, StatsView
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -66,6 +67,9 @@ class StatsReader:
             net_rx_bytes=sum(received for received, _ in links),
             net_tx_bytes=sum(sent for _, sent in links),
             oom_kills=stats.oom_kills,
+            swap=stats.swap,
+            pids_refused=stats.pids_refused,
+            pressure={name: PressureView(**asdict(each)) for name, each in stats.pressure.items()} or None,
         )
 
 

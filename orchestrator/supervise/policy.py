@@ -5,7 +5,8 @@
   someone had stopped is then started under ``always`` and left stopped under ``unless-stopped``. A job that
   completed is never restarted.
 - A stop that someone asked for is never followed by a restart.
-- A health check whose action is ``restart`` restarts under every policy: that is what it was asked for.
+- A health check, or a pressure trigger, whose action is ``restart`` restarts under every policy: that is what it was
+  asked for.
 - A container whose program cannot be executed at all (missing binary, missing image folder) is given up,
   because the next attempt would fail alike. Only ``always`` and ``unless-stopped`` go on trying: their promise
   is to be there as soon as someone has mended it. A launch that failed for want of a resource counts like an
@@ -61,8 +62,9 @@ class Outcome:
     :param launch_failed: its program was never executed.
     :param retryable: a launch that failed may succeed later although nobody changes anything.
     :param ran_for: seconds.
-    :param stop_requested: someone, or the health check's action ``stop``, stopped it.
-    :param unhealthy: it was stopped because its health check failed.
+    :param stop_requested: someone, or the action ``stop`` of a check, stopped it.
+    :param unhealthy: it was stopped because its health check failed, or it waited too much for a resource.
+    :param complaint: which of these, for people.
     """
 
     exit_code: int | None = None
@@ -73,6 +75,7 @@ class Outcome:
     ran_for: float = 0.0
     stop_requested: bool = False
     unhealthy: bool = False
+    complaint: str = "unhealthy"
 
     @property
     def succeeded(self) -> bool:
@@ -178,7 +181,7 @@ def _describe(outcome: Outcome, memory_limit: int | None) -> str:
     else:
         what = describe_exit(outcome.exit_code, outcome.signal, outcome.oom, memory_limit)
     if outcome.unhealthy:
-        return f"unhealthy, {what}"
+        return f"{outcome.complaint}, {what}"
     return f"stopped, {what}" if outcome.stop_requested else what
 
 

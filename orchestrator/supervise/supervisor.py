@@ -22,7 +22,7 @@ from orchestrator.spec import ServiceSpec
 from orchestrator.states import ALIVE, ENDED, Event, Health, State, transition
 from orchestrator.supervise.policy import Decision, History, Outcome, Verdict, decide, describe_exit
 from orchestrator.supervise.stopping import SETTLING, heeds, signal_number
-from orchestrator.supervise.watch import HealthWatch, OomWatch
+from orchestrator.supervise.watch import HealthWatch, OomWatch, PressureWatch
 from orchestrator.units import format_duration
 from orchestrator.views import Stage
 
@@ -56,12 +56,14 @@ class Supervisor:
         self.error: LaunchError | None = None
         self.process: Process | None = None
         self.health_watch: HealthWatch | None = None
+        self.pressure_watches: list[PressureWatch] = []
         self._launcher = launcher
         self._listener = listener
         self._history = History()
         self._life: asyncio.Task[None] | None = None
         self._stop: _StopRequest | None = None
-        self._ending: _StopRequest | None = None  # what ends the present run: a stop, or bad health
+        self._ending: _StopRequest | None = None  # what ends the present run: a stop, or a complaint
+        self._ailment = ""  # what the health check says, unless all is well
         self._killing: asyncio.Task[None] | None = None
         self._stop_asked = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
@@ -82,6 +84,11 @@ class Supervisor:
     def stopping(self) -> bool:
         """Whether it has been asked to stop and has not ended yet."""
         return self._stop is not None and self.state not in ENDED
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether what is wrong with it is acted upon: it runs, and nothing is about to end it."""
+        return self.state is State.RUNNING and self._ending is None
 
     @property
     def _lives(self) -> bool:
@@ -222,6 +229,9 @@ class Supervisor:
         self.container.spec = spec
         if spec.healthcheck != old.healthcheck and self.state in (State.RUNNING, State.PAUSED):
             self._start_health()
+        if spec.pressure != old.pressure and self.state in (State.RUNNING, State.PAUSED):
+            self._watch_pressure()
+        self.explain()
         self._changed("updated", "")
 
     def attach(self, terminal: Terminal | None, stdin: bool) -> asyncio.Future[Process]:
@@ -310,14 +320,16 @@ class Supervisor:
         oom_watch = OomWatch(self.container.cgroup, self._oom_kills, self._oom)
         if self.state is State.RUNNING:
             self._start_health()
+            self._watch_pressure()
         stopping: asyncio.Task[None] | None = None
-        unhealthy = False
+        complaint = ""
         try:
             exited = asyncio.ensure_future(process.exited())
             asked = asyncio.ensure_future(self._stop_asked.wait())
             sick = asyncio.ensure_future(self._sick())
             await asyncio.wait((exited, asked, sick), return_when=asyncio.FIRST_COMPLETED)
-            unhealthy = sick.done() and not exited.done() and not asked.done()
+            if sick.done() and not exited.done() and not asked.done():
+                complaint = sick.result()
             if not exited.done():
                 self._ending = self._stop or _StopRequest(self.spec.stop_grace_period, self.reason)
                 stopping = asyncio.create_task(self._terminate(process, self._ending))
@@ -333,10 +345,11 @@ class Supervisor:
             self._ending = None
             oom_kills = oom_watch.close()
             self._end_health()
+            self._end_pressure()
         await self._finish_kill()
-        return self._ended(process, exit, unhealthy, oom_kills)
+        return self._ended(process, exit, complaint, oom_kills)
 
-    def _ended(self, process: Process, exit: Exit, unhealthy: bool, oom_kills: int) -> Outcome:
+    def _ended(self, process: Process, exit: Exit, complaint: str, oom_kills: int) -> Outcome:
         self.finished_at = time.time()
         self.exit_code = exit.code
         self.process = None
@@ -347,7 +360,8 @@ class Supervisor:
             exit_code=exit.code, signal=exit.signal,
             # A shell, or an init, passes the kill of its child on as its own exit code.
             oom=exit.code == 128 + signal.SIGKILL and oom_kills > 0, launch_failed=False, retryable=True,
-            ran_for=time.monotonic() - self._started, stop_requested=self._stop is not None, unhealthy=unhealthy,
+            ran_for=time.monotonic() - self._started, stop_requested=self._stop is not None,
+            unhealthy=bool(complaint), complaint=complaint,
         )  # fmt: skip
 
     async def _live_attached(self, attached: Attached, started: asyncio.Future[Process]) -> None:
@@ -426,11 +440,15 @@ class Supervisor:
         return f"its pid 1 has no handler for {self.spec.stop_signal} (init = true gives it one)"
 
     async def _kill_all(self, process: Process) -> None:
+        await asyncio.shield(self._begin_kill(process))
+
+    def _begin_kill(self, process: Process) -> asyncio.Task[None]:
         # All of the container's processes die with the first of its pid namespace; the cgroup kill is for
         # those that a thawing or uninterruptible first process would leave waiting.
         process.send_signal(signal.SIGKILL)
-        self._killing = asyncio.create_task(asyncio.to_thread(self.container.cgroup.kill))
-        await asyncio.shield(self._killing)
+        if self._killing is None:
+            self._killing = asyncio.create_task(asyncio.to_thread(self.container.cgroup.kill))
+        return self._killing
 
     async def _finish_kill(self) -> None:
         """A kill of the cgroup that is under way must not meet the next run."""
@@ -445,6 +463,7 @@ class Supervisor:
     def _start_health(self) -> None:
         self._end_health()
         self.health = Health.NONE
+        self._ailment = ""
         if self.spec.healthcheck:
             self.health = Health.STARTING
             self.health_watch = HealthWatch(self)
@@ -456,26 +475,67 @@ class Supervisor:
 
     def health_is(self, health: Health, text: str) -> None:
         """The health watch's finding."""
-        if self.state is State.RUNNING and self._ending is None:
-            self.reason = "" if health is Health.HEALTHY else text
-            self._wake()
+        if self.is_attended:
+            self._ailment = "" if health is Health.HEALTHY else text
+            self.explain()
         if health is not self.health:
             self.health = health
             self._changed(health.value, text)
 
-    async def _sick(self) -> None:
-        """Wait until the container is unhealthy and its check says that something is done about it."""
+    def explain(self) -> None:
+        """Say what is wrong with it while it runs: what its health check says, what it waits too much for."""
+        if self.is_attended:
+            pressed = (watch.text for watch in self.pressure_watches if watch.sustained)
+            self.reason = "; ".join(filter(None, (self._ailment, *pressed)))
+            self._wake()
 
-        def acts() -> bool:
-            check = self.spec.healthcheck
-            return self.health is Health.UNHEALTHY and check is not None and check.action != "none"
+    def _watch_pressure(self) -> None:
+        self._end_pressure()
+        for trigger in self.spec.pressure:
+            try:
+                self.pressure_watches.append(PressureWatch(self, trigger))
+            except KernelError as error:
+                self._listener(self, "trouble", str(error))
 
-        await self.wait_until(acts)
+    def _end_pressure(self) -> None:
+        for watch in self.pressure_watches:
+            watch.close()
+        self.pressure_watches = []
+
+    def pressure_found(self, watch: PressureWatch) -> None:
+        """A pressure watch's finding."""
+        word, _, name = watch.trigger.action.partition(":")
+        text = watch.text
+        if word == "signal" and self.process:
+            self.process.send_signal(signal_number(name))
+            text += f", sent {name}"
+        self.explain()
+        self._changed("pressure", text)
+
+    def pressure_eased(self, watch: PressureWatch) -> None:
+        """What a pressure watch had found is over."""
+        self.explain()
+        self._changed("pressure-eased", f"{watch.trigger.resource} pressure: no longer")
+
+    async def _sick(self) -> str:
+        """Wait until something must be done about it, as the manifest says; what is wrong with it."""
+        await self.wait_until(lambda: self._complaint() is not None)
+        complaint = self._complaint()
+        assert complaint
+        action, short, full = complaint
+        if action == "stop" and self._stop is None:
+            self._stop = _StopRequest(self.spec.stop_grace_period, f"stopped because {full}")
+        return short
+
+    def _complaint(self) -> tuple[str, str, str] | None:
+        """What must be done about it, and why: in short, and so that it goes on after "because"."""
         check = self.spec.healthcheck
-        if check and check.action == "stop" and self._stop is None:
-            self._stop = _StopRequest(
-                self.spec.stop_grace_period, f"stopped because unhealthy: {self.reason}"
-            )
+        if self.health is Health.UNHEALTHY and check and check.action != "none":
+            return check.action, "unhealthy", f"unhealthy: {self._ailment}"
+        for watch in self.pressure_watches:
+            if watch.sustained and watch.trigger.action in ("restart", "stop"):
+                return watch.trigger.action, watch.text, f"of {watch.text}"
+        return None
 
     def _count_oom_kills(self) -> int:
         try:
@@ -486,6 +546,9 @@ class Supervisor:
     def _oom(self) -> None:
         limit = self.spec.resources.memory
         self._listener(self, "oom", describe_exit(137, 9, True, limit))
+        if self.spec.resources.oom_group and self.process:
+            # With cgroup v1 the kernel kills one process only; with v2 it has killed them all, and this does nothing.
+            self._begin_kill(self.process)
 
     # State
 

@@ -1,4 +1,4 @@
-"""Watching one running container: its health checks, and the kernel's OOM killer."""
+"""Watching one running container: its health checks, the kernel's OOM killer, and what it waits for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from orchestrator.errors import OrchError
 from orchestrator.health.monitor import HealthState, next_state
 from orchestrator.health.probe import Target, probe
 from orchestrator.launch.launcher import ExecRequest
+from orchestrator.spec import PressureTrigger
 from orchestrator.states import State
+from orchestrator.supervise import pressure
 from orchestrator.views import ProbeView
 
 if TYPE_CHECKING:
@@ -160,3 +162,58 @@ class OomWatch:
         if kills > self._seen:
             self._seen = kills
             self._found()
+
+
+class PressureWatch:
+    """Tells its supervisor when a container waits too much for a resource, and when that is over.
+
+    :raises KernelError: the kernel refuses to watch.
+    """
+
+    def __init__(self, supervisor: Supervisor, trigger: PressureTrigger) -> None:
+        self.trigger = trigger
+        #: The notices that keep coming, if they do.
+        self.spell: pressure.Spell | None = None
+        #: Whether that is sustained: once it is, until it is over.
+        self.sustained = False
+        self._supervisor = supervisor
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.TimerHandle | None = None
+        self._notifier = supervisor.container.cgroup.pressure_watch(trigger)
+        self._loop.add_reader(self._notifier.fileno(), self._noticed)
+
+    @property
+    def text(self) -> str:
+        """For people: what it is, or ``""``."""
+        return pressure.describe(self.trigger, self.spell) if self.spell else ""
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._over:
+            self._over.cancel()
+        self._loop.remove_reader(self._notifier.fileno())
+        self._loop.run_in_executor(None, self._notifier.close)  # it takes some 10 ms
+
+    def _noticed(self) -> None:
+        self._notifier.drain()
+        if not self._supervisor.is_attended:
+            return
+        try:
+            waited = self._supervisor.container.cgroup.waited(self.trigger.resource, self.trigger.kind)
+        except OrchError:  # the cgroup is gone
+            return
+        self.spell = pressure.notice(self.trigger, self.spell, self._loop.time(), waited)
+        if self._over:
+            self._over.cancel()
+        self._over = self._loop.call_later(pressure.patience(self.trigger), self._ended)
+        if not self.sustained and pressure.is_sustained(self.trigger, self.spell):
+            self.sustained = True
+            self._supervisor.pressure_found(self)
+        elif self.sustained:
+            self._supervisor.explain()
+
+    def _ended(self) -> None:
+        self.spell = None
+        if self.sustained:
+            self.sustained = False
+            self._supervisor.pressure_eased(self)

@@ -27,11 +27,11 @@ from orchestrator.cgroups.group import Cgroup
 from orchestrator.cgroups.host import CgroupHost, detect
 from orchestrator.errors import KernelError
 from orchestrator.kernel import cgroupfs, operations, syscalls
-from orchestrator.spec import IoLimit, Resources
+from orchestrator.spec import IoLimit, PressureTrigger, Resources
 from support.waiting import wait_until
 
 M = 1 << 20
-NONE = Resources()
+NONE = Resources(pids=None)
 ROOT = str(Path(__file__).parents[2])
 KINDS = {
     "v1": ("cgroup-v1",),
@@ -355,6 +355,130 @@ def test_a_tiny_processor_share_is_accepted(world: World) -> None:
 
 
 @limiting_kinds
+def test_a_burst_is_set_and_changed_with_the_quota_and_taken_away(world: World) -> None:
+    steps = [
+        Resources(cpus=0.5, cpu_burst=0.5),
+        Resources(cpus=0.1, cpu_burst=0.05),
+        Resources(cpus=1, cpu_burst=1),
+        Resources(cpus=0.01, cpu_burst=0.01),
+        Resources(cpus=2),
+        Resources(cpus=2, cpu_burst=1),
+        NONE,
+    ]
+    world.run(WAIT, steps[0])
+    burst = Path(world.files("cpu"), "cpu.max.burst" if world.host.kind == "v2" else "cpu.cfs_burst_us")
+    seen = [int(burst.read_text())]
+    for old, new in itertools.pairwise(steps):
+        operations.perform(world.group.compile_update(old, new))
+        seen.append(int(burst.read_text()))
+    assert seen == [50_000, 5_000, 100_000, 1_000, 0, 100_000, 0]
+
+
+@limiting_kinds
+def test_unused_time_of_a_period_is_used_later(world: World) -> None:
+    program = """
+import time
+print("ready", flush=True)
+while True:
+    time.sleep(0.5)
+    end = time.process_time() + 0.03
+    while time.process_time() < end: pass
+"""
+    world.run(program, Resources(cpus=0.2))
+    file = Path(world.files("cpu"), "cpu.stat")
+
+    def count(name: str) -> int:
+        return cgroupfs.flat_keyed(file.read_text())[name]
+
+    wait_until("it has been held up", lambda: count("nr_throttled") > 0)
+    assert count("nr_bursts") == 0
+    operations.perform(world.group.compile_update(Resources(cpus=0.2), Resources(cpus=0.2, cpu_burst=0.2)))
+    wait_until("it has used what it saved", lambda: count("nr_bursts") > 0)
+
+
+@limiting_kinds
+def test_a_process_has_memory_of_its_nodes_only(world: World) -> None:
+    process = world.run(WAIT, Resources(cpuset_mems="0"))
+    assert "Mems_allowed_list:\t0\n" in Path(f"/proc/{process.pid}/status").read_text()
+    operations.perform(world.group.compile_update(Resources(cpuset_mems="0"), NONE))
+    file = Path(
+        world.files("cpuset"),
+        "cpuset.mems" if "cpuset" in world.group.directories else "cpuset.mems.effective",
+    )
+    assert file.read_text().strip() == world.host.hierarchies.facts.mems
+
+
+def caches(file: Path, size: int) -> str:
+    """A program that fills the page cache with a file, which costs nothing to take back, and waits."""
+    return f"""
+import os
+fd = os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT)
+for _ in range({size // M}):
+    os.write(fd, bytes({M}))
+    os.fdatasync(fd)
+{WAIT}"""
+
+
+@pytest.mark.vm
+@kinds("v2")
+@pytest.mark.parametrize("claim", [None, 48 * M])
+def test_memory_that_a_group_claims_is_not_taken_from_it(
+    world: World, tmp_path: Path, claim: int | None
+) -> None:
+    """A neighbour wants more than the level above them may have."""
+    claims = Resources(memory_min=claim)
+    neighbour = World(world.host, world.host.group(world.group.path[:-1] + "2"), world.running)
+    world.run(caches(tmp_path / "kept", 40 * M), claims)
+    operations.perform(world.group.compile_protection({world.group.path: claims}))
+    cgroupfs.write(f"{world.above(1).directories['unified']}/memory.max", str(96 * M))
+    try:
+        neighbour.run(caches(tmp_path / "wanted", 300 * M))
+        stat = Path(world.files("memory"), "memory.stat").read_text()
+        kept = cgroupfs.flat_keyed(stat)["file"]
+        assert kept > 38 * M if claim else kept < 30 * M
+    finally:
+        neighbour.group.kill()
+        wait_until("the neighbour has ended", lambda: not neighbour.group.populated())
+        neighbour.group.remove()
+
+
+@kinds("v2")
+def test_a_claim_is_known_to_all_levels_until_it_is_given_up(world: World) -> None:
+    claims = Resources(memory_min=48 * M, memory_low=64 * M)
+    world.run(WAIT, claims)
+    files = [
+        Path(world.above(count).directories["unified"], name)
+        for count in (1, 2, 3)
+        for name in ("memory.min", "memory.low")
+    ]
+    operations.perform(world.group.compile_protection({world.group.path: claims}))
+    assert [int(file.read_text()) for file in files] == [48 * M, 64 * M] * 3
+    operations.perform(world.group.compile_update(claims, NONE))
+    operations.perform(world.group.compile_protection({}))
+    assert [int(file.read_text()) for file in files] == [0] * 6
+
+
+@pytest.mark.vm
+@kinds("v2")
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_kernel_kills_one_process_or_the_whole_group(world: World, whole: bool) -> None:
+    resources = Resources(memory=32 * M, memory_swap=0, oom_group=whole)
+    keeper = world.run(WAIT, resources)
+    hungry = world.start("b = bytearray(b'x') * (256 << 20)", world.group.compile_join(), ready=False)
+    assert hungry.wait(20) == -signal.SIGKILL
+    if whole:
+        assert keeper.wait(5) == -signal.SIGKILL
+    else:
+        assert keeper.poll() is None
+        operations.perform(
+            world.group.compile_update(resources, Resources(pids=None, oom_group=True, memory=32 * M))
+        )
+        again = world.start("b = bytearray(b'x') * (256 << 20)", world.group.compile_join(), ready=False)
+        assert again.wait(20) == -signal.SIGKILL
+        assert keeper.wait(5) == -signal.SIGKILL
+
+
+@limiting_kinds
 def test_a_process_runs_on_its_processors_only(world: World) -> None:
     process = world.run(WAIT, Resources(cpuset="0"))
     status = Path(f"/proc/{process.pid}/status").read_text()
@@ -510,6 +634,63 @@ import signal; signal.pause()
     assert 16 * M < stats.memory < 48 * M
     assert stats.memory_peak is not None
     assert stats.memory_peak > 64 * M
+
+
+# -- pressure ------------------------------------------------------------------------------------------
+
+#: In multiples of 2 s the kernel watches for those who lack CAP_SYS_RESOURCE too.
+WAITING = PressureTrigger(resource="cpu", threshold=20.0, window=2.0)
+
+
+@pytest.mark.vm
+@kinds("hybrid", "v2")
+@pytest.mark.requires("psi")
+def test_processes_that_wait_for_a_processor_are_noticed(world: World) -> None:
+    limited = Resources(cpus=0.2, pids=None)
+    world.run(WAIT, limited)
+    watch = world.group.pressure_watch(WAITING)
+    try:
+        assert select.select([watch], [], [], 0)[0] == []
+        assert world.group.waited("cpu", "some") == world.group.stats().pressure["cpu"].some_seconds < 0.5
+        for _ in range(2):
+            world.start(SPIN, world.group.compile_join())
+        for _ in range(2):
+            assert select.select([watch], [], [], 20)[0] == [watch]
+            watch.drain()
+            assert select.select([watch], [], [], 0)[0] == []
+        assert world.group.waited("cpu", "some") > 0.4
+    finally:
+        watch.close()
+
+
+@kinds("hybrid", "v2")
+@pytest.mark.requires("psi")
+def test_a_pressure_watch_of_a_cgroup_that_goes_away_does_not_stay_readable(world: World) -> None:
+    world.run(WAIT).kill()
+    wait_until("it has ended", lambda: not world.group.populated())
+    watch = world.group.pressure_watch(WAITING)
+    try:
+        world.group.remove()
+        assert select.select([watch], [], [], 5)[0] == [watch]
+        watch.drain()
+        assert select.select([watch], [], [], 0.1)[0] == []
+        with pytest.raises(KernelError, match="cannot read the cpu pressure"):
+            world.group.waited("cpu", "some")
+    finally:
+        watch.close()
+
+
+@kinds("hybrid", "v2")
+@pytest.mark.requires("psi")
+@pytest.mark.parametrize("window", [0.5, 2.0, 3.0, 4.0, 10.0])
+def test_what_the_host_says_of_a_window_is_what_the_kernel_does(world: World, window: float) -> None:
+    trigger = PressureTrigger(resource="memory", kind="full", threshold=10.0, window=window)
+    world.prepare()
+    if world.host.unwatchable(trigger):
+        with pytest.raises(KernelError, match=r"EINVAL|EPERM"):
+            world.group.pressure_watch(trigger)
+    else:
+        world.group.pressure_watch(trigger).close()
 
 
 # -- freezing and killing ------------------------------------------------------------------------------

@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpawnerError
+from orchestrator.manifest.values import ULIMITS
 from orchestrator.runtime import rootfs
 from orchestrator.runtime.handle import ProgramFailed, SpawnerHandle
-from orchestrator.runtime.program import CgroupPart, compile_exec, environment
+from orchestrator.runtime.program import (
+    CgroupPart,
+    compile_exec,
+    compile_limits,
+    compile_oom,
+    environment,
+)
 from orchestrator.spec import Mount, ServiceSpec, Ulimit
 from support.box import LAST_CAPABILITY, Box, read_all
 
@@ -229,6 +236,76 @@ async def test_signals_reach_the_program_with_default_dispositions(tmp_path: Pat
     ]
     await spawner.close()
     assert masks == ["0000000000000000"] * 3
+
+
+#: Name of a limit -> its line in /proc/PID/limits, and what is asked (soft, hard); all of it less than anybody has.
+LIMITS = {
+    "as": ("Max address space", 1 << 33, 1 << 34),
+    "core": ("Max core file size", 0, 4096),
+    "cpu": ("Max cpu time", 100, 200),
+    "data": ("Max data size", 1 << 31, 1 << 32),
+    "fsize": ("Max file size", 1 << 20, 1 << 21),
+    "locks": ("Max file locks", 10, 20),
+    "memlock": ("Max locked memory", 4096, 8192),
+    "msgqueue": ("Max msgqueue size", 1000, 2000),
+    "nice": ("Max nice priority", 0, 0),
+    "nofile": ("Max open files", 50, 60),
+    "nproc": ("Max processes", 500, 600),
+    "rss": ("Max resident set", 1 << 20, 1 << 21),
+    "rtprio": ("Max realtime priority", 0, 0),
+    "rttime": ("Max realtime timeout", 1000, 2000),
+    "sigpending": ("Max pending signals", 10, 20),
+    "stack": ("Max stack size", 1 << 20, 1 << 21),
+}
+
+
+def parse_limits(text: str) -> dict[str, tuple[str, str]]:
+    """Soft and hard limits by the names of /proc/PID/limits, whose first column has 26 characters."""
+    rows = (line[:26].strip() for line in text.splitlines()[1:])
+    words = (line[26:].split()[:2] for line in text.splitlines()[1:])
+    return {row: (soft, hard) for row, (soft, hard) in zip(rows, words, strict=True)}
+
+
+async def test_every_limit_can_be_set(box: Box) -> None:
+    assert set(LIMITS) == set(ULIMITS)
+    wanted = {name: Ulimit(soft=soft, hard=hard) for name, (_, soft, hard) in LIMITS.items()}
+    code, output = await box.run("cat", "/proc/self/limits", ulimits=wanted)
+    assert code == 0
+    assert parse_limits(output) == {row: (str(soft), str(hard)) for row, soft, hard in LIMITS.values()}
+
+
+async def test_without_a_word_there_are_no_core_files_and_few_descriptors(box: Box) -> None:
+    _, output = await box.run("cat", "/proc/self/limits")
+    found, own = parse_limits(output), parse_limits(Path("/proc/self/limits").read_text())
+    hard = own["Max open files"][1]
+    assert found.pop("Max core file size") == ("0", "0")
+    assert found.pop("Max open files") == (str(min(1024, int(hard))), hard)
+    assert found == {row: own[row] for row in found}
+
+
+@pytest.mark.parametrize("adjustment", [0, 600, 1000])
+async def test_the_kernels_choice_of_a_victim_is_told(box: Box, adjustment: int) -> None:
+    _, output = await box.run("cat", "/proc/self/oom_score_adj", oom_score_adj=adjustment)
+    assert output == f"{adjustment}\n"
+
+
+async def test_exec_has_the_containers_limits(box: Box) -> None:
+    spec = ServiceSpec(name="x", oom_score_adj=700, ulimits={"nofile": Ulimit(soft=30, hard=40)})
+    process = await box.start("sleep", "60")
+    await process.started()
+    program = compile_exec(
+        spec, ["cat", "/proc/self/oom_score_adj", "/proc/self/limits"], environment(spec, "box"), CgroupPart(),
+        LAST_CAPABILITY, box.maps, limits=compile_oom(spec, None) + compile_limits(spec),
+    )  # fmt: skip
+    extra = box.spawner.launch(program, [process.pidfd])
+    await extra.started()
+    first, _, rest = (await asyncio.to_thread(read_all, extra.take("stdout"))).partition("\n")
+    assert (first, parse_limits(rest)["Max open files"]) == ("700", ("30", "40"))
+    await extra.exited()
+    extra.close()
+    process.send_signal(signal.SIGKILL)
+    await process.exited()
+    process.close()
 
 
 async def test_exec_joins_every_namespace(box: Box) -> None:

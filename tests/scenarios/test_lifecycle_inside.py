@@ -293,7 +293,6 @@ def test_processes_of_others_are_not_to_be_seen(orch: Orch) -> None:
         ('entrypoint = ["/no/such"]', "/no/such"),
         ('entrypoint = ["/etc/passwd"]', "/etc/passwd"),
         ('user = "nobody-at-all"', "nobody-at-all"),
-        ("ulimits = { nofile = 99999999999 }", "nofile"),
     ],
 )
 def test_why_a_container_could_not_be_started(orch: Orch, keys: str, why: str) -> None:

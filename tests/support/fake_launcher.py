@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from orchestrator.cgroups.group import Cgroup
-from orchestrator.errors import LaunchError, SpawnerError
+from orchestrator.errors import KernelError, LaunchError, SpawnerError
 from orchestrator.ids import Instance
 from orchestrator.images.resolve import Image
 from orchestrator.launch.container import Container
 from orchestrator.launch.launcher import Attached, ExecRequest, Launcher
 from orchestrator.runtime.handle import Exit, Process
-from orchestrator.spec import RestartPolicy, ServiceSpec
+from orchestrator.spec import PressureTrigger, RestartPolicy, ServiceSpec
 from orchestrator.states import State
 from orchestrator.supervise.supervisor import Supervisor
 
@@ -66,6 +66,29 @@ class FakeProcess:
         self.close()
 
 
+class FakeNotifier:
+    """What a test makes readable with :meth:`tell`."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.closed = False
+        self.drained = 0
+
+    def tell(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def drain(self) -> None:
+        self.drained += 1
+        os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        self.closed = True
+        os.close(self._fd)
+
+
 class FakeCgroup:
     """Counts; ``calls`` is what was done to it, in order."""
 
@@ -75,12 +98,37 @@ class FakeCgroup:
         self.may_kill = threading.Event()  #: a kill takes until this is set
         self.may_kill.set()
         self.spent = False
+        self.triggers: list[PressureTrigger] = []
+        self.pressure: list[FakeNotifier] = []
+        self.refuses: KernelError | None = None
+        self.seconds_waited = 0.0
 
     def oom_kills(self) -> int:
         return self.kills
 
-    def oom_watch(self) -> None:
-        return None
+    def oom_watch(self) -> FakeNotifier:
+        self.oom = FakeNotifier()
+        return self.oom
+
+    def pressure_watch(self, trigger: PressureTrigger) -> FakeNotifier:
+        if self.refuses:
+            raise self.refuses
+        self.triggers.append(trigger)
+        self.pressure.append(FakeNotifier())
+        return self.pressure[-1]
+
+    def waited(self, resource: str, kind: str) -> float:
+        return self.seconds_waited
+
+    def press(self, seconds: float, trigger: int = -1) -> None:
+        """Processes have waited for so long; the kernel tells."""
+        self.seconds_waited += seconds
+        self.pressure[trigger].tell()
+
+    def run_out_of_memory(self) -> None:
+        """The kernel kills one process, and tells."""
+        self.kills += 1
+        self.oom.tell()
 
     def freeze(self) -> None:
         self.calls.append("freeze")

@@ -137,6 +137,13 @@ def _cgroup_unified_core() -> str:
     return "" if any(os.access(p, os.W_OK) for p in _unified_mounts()) else "needs a cgroup v2 mount"
 
 
+def _psi() -> str:
+    lacks = not os.path.exists("/proc/pressure/cpu") or not any(
+        os.path.exists(f"{point}/cpu.pressure") for point in _unified_mounts()
+    )
+    return "needs pressure accounting of a cgroup v2 hierarchy (boot with psi=1)" if lacks else ""
+
+
 def _selinux() -> str:
     if not host.selinux_enabled() or not host.selinux_enforcing():
         return "needs SELinux, enforcing"
@@ -169,6 +176,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "containers-common": Requirement(_containers_common),
     "x86-64": Requirement(_x86_64, kind_of_host=True),
     "i386": Requirement(_i386, kind_of_host=True),
+    "psi": Requirement(_psi),
     "nft": _program("nft", "nftables"),
     "ip": _program("ip", "iproute2"),
     "busybox": _program("busybox", "busybox-static"),

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import termios
 import time
@@ -71,6 +72,11 @@ class Terminal:
         return self.process.wait()
 
     @property
+    def waiting(self) -> int:
+        """How many bytes whoever reads the terminal next would get."""
+        return input_waiting(self._slave)
+
+    @property
     def is_raw(self) -> bool:
         """Whether keys go through as they are."""
         return not termios.tcgetattr(self._slave)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
@@ -92,6 +98,11 @@ class Terminal:
         self.process.wait()
         if self._master >= 0:
             self.hang_up()
+
+
+def input_waiting(terminal: int) -> int:
+    """How many bytes of input wait in a terminal (FIONREAD, ioctl_tty(2))."""
+    return int(struct.unpack("i", fcntl.ioctl(terminal, termios.FIONREAD, bytes(4)))[0])
 
 
 @contextlib.contextmanager

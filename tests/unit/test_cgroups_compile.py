@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from orchestrator.cgroups import limits
 from orchestrator.cgroups.facts import Facts
 from orchestrator.cgroups.host import CgroupHost, detect, parse_list
 from orchestrator.kernel.operations import Operation
-from orchestrator.spec import IoLimit, Resources
+from orchestrator.spec import IoLimit, PressureTrigger, Resources
 
 V1_NAMES = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb", "freezer")
 V1_MOUNTS = "".join(f"3 1 0:3 / /c/{name} rw - cgroup cgroup rw,{name}\n" for name in V1_NAMES)
@@ -32,16 +34,22 @@ CPU_ONLY = detect(UNIFIED + V1_MOUNTS.split("\n")[0], V1_FACTS)
 M = 1 << 20
 EVERYTHING = Resources(
     cpus=1.5,
+    cpu_burst=0.5,
     cpu_weight=200,
     cpuset="0-1",
+    cpuset_mems="0",
     memory=64 * M,
     memory_high=48 * M,
     memory_swap=16 * M,
+    oom_group=True,
     pids=50,
     io_weight=200,
     io=(IoLimit(device="/dev/vda", read_bps=1000, write_iops=7),),
     hugepages={"2MB": 4 * M},
 )
+
+
+PROTECTED = Resources(memory_low=32 * M, memory_min=8 * M)
 
 
 def device(path: str) -> str:
@@ -72,11 +80,14 @@ def test_v2_makes_and_limits_the_cgroup_before_the_process_exists() -> None:
     assert text(group.compile_prepare(EVERYTHING, device)) == [
         "mkdir /c/orch-1/shop/api/1",
         "/c/orch-1/shop/api/1/cpu.max = 150000 100000",
+        "/c/orch-1/shop/api/1/cpu.max.burst = 50000",
         "/c/orch-1/shop/api/1/cpu.weight = 200",
         "/c/orch-1/shop/api/1/cpuset.cpus = 0-1",
+        "/c/orch-1/shop/api/1/cpuset.mems = 0",
         f"/c/orch-1/shop/api/1/memory.max = {64 * M}",
         f"/c/orch-1/shop/api/1/memory.high = {48 * M}",
         f"/c/orch-1/shop/api/1/memory.swap.max = {16 * M}",
+        "/c/orch-1/shop/api/1/memory.oom.group = 1",
         "/c/orch-1/shop/api/1/pids.max = 50",
         "/c/orch-1/shop/api/1/io.weight = default 200",
         "/c/orch-1/shop/api/1/io.max = 254:0 rbps=1000",
@@ -103,8 +114,10 @@ def test_hybrid_enters_the_v1_hierarchies_without_cpuacct_and_freezer() -> None:
     assert text(HYBRID.group(p).compile_enter(EVERYTHING, device)) == [
         *(f"mkdir /c/{name}/{p}" for name in ("cpu", "cpuset", "memory", "pids", "blkio", "hugetlb")),
         f"/c/cpu/{p}/cpu.cfs_quota_us = 150000",
+        f"/c/cpu/{p}/cpu.cfs_burst_us = 50000",
         f"/c/cpu/{p}/cpu.shares = 2048",
         f"/c/cpuset/{p}/cpuset.cpus = 0-1",
+        f"/c/cpuset/{p}/cpuset.mems = 0",
         f"/c/memory/{p}/memory.limit_in_bytes = {64 * M}",
         f"/c/memory/{p}/memory.memsw.limit_in_bytes = {80 * M}",
         f"/c/memory/{p}/memory.soft_limit_in_bytes = {48 * M}",
@@ -197,7 +210,7 @@ def test_an_update_writes_only_what_changed_and_resets_what_is_gone() -> None:
     new = Resources(memory=M, pids=6)
     assert text(V2.group("o/1").compile_update(old, new, device)) == [
         "/c/o/1/cpu.max = max 100000",
-        "/c/o/1/cpuset.cpus = \\n",
+        "/c/o/1/cpuset.cpus = 0-3",
         "/c/o/1/pids.max = 6",
         "/c/o/1/io.max = 254:0 rbps=max",
     ]
@@ -218,6 +231,53 @@ def test_v2_enables_a_controller_without_counters_only_when_it_is_needed() -> No
         "/c/o/cgroup.subtree_control = +cpuset",
         "/c/o/1/cpuset.cpus = 1",
     ]
+
+
+def test_a_service_that_says_nothing_is_held_to_2048_processes() -> None:
+    assert text(V2.group("o/1").compile_prepare(Resources())) == ["mkdir /c/o/1", "/c/o/1/pids.max = 2048"]
+    assert text(V2.group("o/1").compile_prepare(Resources(pids=None))) == ["mkdir /c/o/1"]
+    assert "/c/pids/o/1/pids.max = 2048" in text(V1.group("o/1").compile_enter(Resources()))
+    assert text(V1.group("o/1").compile_update(Resources(), Resources(pids=None))) == [
+        "/c/pids/o/1/pids.max = max"
+    ]
+    assert CPU_ONLY.unsupported(Resources()) == []  # a host that cannot is not refused for what nobody asked
+
+
+def test_the_levels_above_hold_no_more_processes_than_they_have() -> None:
+    for host in (V2, V1, HYBRID):
+        written = text(host.group("orch-1/shop/api/1").compile_parents(Resources()))
+        assert [line for line in written if "pids.max" in line] == []
+
+
+def test_protection_of_memory_is_written_and_taken_away() -> None:
+    group = V2.group("o/1")
+    assert text(group.compile_prepare(PROTECTED))[1:3] == [
+        f"/c/o/1/memory.low = {32 * M}",
+        f"/c/o/1/memory.min = {8 * M}",
+    ]
+    assert text(group.compile_update(PROTECTED, Resources(memory_low=M))) == [
+        f"/c/o/1/memory.low = {M}",
+        "/c/o/1/memory.min = 0",
+    ]
+
+
+def test_each_level_above_claims_what_its_containers_claim_together() -> None:
+    claims = {
+        "o/shop/api/1": PROTECTED,
+        "o/shop/api/2": PROTECTED,
+        "o/shop/db/1": Resources(memory_min=M),
+        "o/other/api/1": PROTECTED,
+        "o/shop/api": Resources(),
+    }
+    assert text(V2.group("o/shop/api/1").compile_protection(claims)) == [
+        f"/c/o/memory.low = {96 * M}",
+        f"/c/o/memory.min = {25 * M}",
+        f"/c/o/shop/memory.low = {64 * M}",
+        f"/c/o/shop/memory.min = {17 * M}",
+        f"/c/o/shop/api/memory.low = {64 * M}",
+        f"/c/o/shop/api/memory.min = {16 * M}",
+    ]
+    assert V1.group("o/shop/api/1").compile_protection(claims) == []
 
 
 def test_an_update_to_the_same_limits_writes_nothing() -> None:
@@ -245,6 +305,35 @@ def test_v1_never_has_more_memory_than_memory_and_swap_during_an_update(
             memory, both = files["memory.limit_in_bytes"], files["memory.memsw.limit_in_bytes"]
             assert both == -1 or 0 <= memory <= both, (name, path, value)
     assert files["memory.limit_in_bytes"] == (-1 if new.memory is None else new.memory)
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> Resources:
+    cpus = draw(st.none() | st.floats(0.01, 64))
+    part = draw(st.none() | st.floats(0, 1))
+    return Resources(cpus=cpus, cpu_burst=None if cpus is None or part is None else cpus * part)
+
+
+@given(shares(), shares(), st.sampled_from([V1, V2]))
+def test_a_burst_is_never_above_the_quota_during_an_update(
+    old: Resources, new: Resources, host: CgroupHost
+) -> None:
+    """The kernel refuses a write that would make it so (EINVAL)."""
+    group = host.group("o/1")
+    burst, quota = 0, math.inf
+    before = group.compile_enter(old) + group.compile_prepare(old)
+    for operations in (before, group.compile_update(old, new)):
+        for _, path, value in (op for op in operations if op[0] == "write"):
+            match path.rsplit("/", 1)[1]:
+                case "cpu.max.burst" | "cpu.cfs_burst_us":
+                    burst = int(value)
+                case "cpu.max" | "cpu.cfs_quota_us":
+                    quota = math.inf if value.split()[0] in ("max", "-1") else int(value.split()[0])
+            assert burst <= quota, (path, value)
+    if new.cpus is None or new.cpu_burst is None:
+        assert burst == 0
+    else:
+        assert burst / limits.quota_and_period(new.cpus)[1] == pytest.approx(new.cpu_burst, abs=0.0101)
 
 
 @given(st.floats(0.001, 1024))
@@ -286,6 +375,7 @@ def test_a_path_that_could_lead_elsewhere_is_refused(path: str) -> None:
 @pytest.mark.parametrize("host", [V1, HYBRID, V2], ids=lambda host: host.kind)
 def test_a_host_with_everything_supports_everything(host: CgroupHost) -> None:
     assert host.unsupported(EVERYTHING, device) == []
+    assert V2.unsupported(PROTECTED) == []
 
 
 @pytest.mark.parametrize(
@@ -298,6 +388,12 @@ def test_a_host_with_everything_supports_everything(host: CgroupHost) -> None:
         (V1, Resources(memory_swap=1), "set memory as well"),
         (V1, Resources(cpuset="2-5"), "no processor 4, 5 (it has 0-3)"),
         (V2, Resources(cpuset="all"), "not a list of processors"),
+        (V2, Resources(cpuset_mems="0-1"), "cpuset_mems: this host has no memory node 1 (it has 0)"),
+        (V1, Resources(memory_min=1), "memory_min: cgroup v1 protects no memory"),
+        (HYBRID, Resources(memory_low=1), "memory_low: cgroup v1 protects no memory"),
+        (detect(V1_MOUNTS, Facts(cpu_burst=False)), Resources(cpus=1, cpu_burst=1), "use Linux 5.14"),
+        (CPU_ONLY, Resources(pids=50), "mount -t cgroup -o pids"),
+        (CPU_ONLY, Resources(oom_group=True), "mount -t cgroup -o memory"),
         (V2, Resources(cpus=0.0001), "0.001"),
         (detect(V2_MOUNT, Facts(unified_controllers=frozenset({"io"}))), Resources(io_weight=5), "modprobe bfq"),
         (detect(V1_MOUNTS, Facts(swap_accounting=False)), Resources(memory=M, memory_swap=0), "swapaccount=1"),
@@ -315,11 +411,34 @@ def test_a_limit_of_something_that_is_no_disk_is_told() -> None:
     assert problem.startswith("io: /dev/null: Block device required")
 
 
+@pytest.mark.parametrize(
+    ("host", "window", "says"),
+    [
+        (V2, 0.5, ""),
+        (HYBRID, 3.0, ""),
+        (V1, 2.0, "only cgroup v2 accounts pressure (mkdir -p"),
+        (detect(V2_MOUNT, Facts(pressure_lack="none (boot with psi=1)")), 2.0, "none (boot with psi=1)"),
+        (detect(V2_MOUNT, Facts(pressure_windows="none")), 2.0, "use Linux 6.4 or later"),
+        (detect(V2_MOUNT, Facts(pressure_windows="even")), 4.0, ""),
+        (detect(V2_MOUNT, Facts(pressure_windows="even")), 3.0, "a window of 3s takes CAP_SYS_RESOURCE"),
+        (detect(V2_MOUNT, Facts(pressure_windows="even")), 2.5, "a window of 2s500ms takes"),
+    ],
+)
+def test_pressure_that_cannot_be_watched_is_told_with_the_remedy(
+    host: CgroupHost, window: float, says: str
+) -> None:
+    found = host.unwatchable(PressureTrigger(resource="io", threshold=1.0, window=window))
+    assert found.startswith(says) if says in ("", found) else says in found
+    assert bool(found) == bool(says)
+
+
 def test_limits_that_do_less_on_this_host_are_told() -> None:
-    resources = Resources(io_weight=5, memory_high=M, io=(IoLimit(device="/dev/vda", write_bps=1),))
+    limit = IoLimit(device="/dev/vda", write_bps=1)
+    resources = Resources(io_weight=5, memory_high=M, oom_group=True, io=(limit,))
     assert [note.partition(":")[0] for note in HYBRID.ineffective(resources)] == [
         "io_weight",
         "memory_high",
+        "oom_group",
         "io",
     ]
     assert V2.ineffective(resources) == []

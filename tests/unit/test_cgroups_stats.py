@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cgroups.stats import (
     CgroupStats,
+    Pressure,
     number_or_max,
     parse_io_service_bytes,
     parse_io_stat,
+    parse_pressure,
     read_stats,
 )
 
 IO_STAT = "8:0 rbytes=100 wbytes=20 rios=1 wios=1 dbytes=7 dios=0\n254:0 rbytes=1 wbytes=2 rios=1\n"
 SERVICE_BYTES = (
     "8:0 Read 100\n8:0 Write 20\n8:0 Sync 120\n8:0 Total 120\n254:0 Read 1\n254:0 Write 2\nTotal 123\n"
+)
+
+
+PRESSURE = (
+    "some avg10=12.50 avg60=1.89 avg300=0.39 total=1500000\n"
+    "full avg10=0.25 avg60=0.00 avg300=0.00 total=750000\n"
 )
 
 
@@ -28,17 +37,26 @@ def test_v2_counters_are_read(tmp_path: Path) -> None:
         "memory.max": "max\n",
         "memory.peak": "9000\n",
         "memory.events": "low 0\noom 3\noom_kill 2\n",
+        "memory.swap.current": "300\n",
         "pids.current": "4\n",
         "pids.max": "50\n",
+        "pids.events": "max 7\n",
+        "cpu.pressure": PRESSURE,
+        "memory.pressure": PRESSURE,
+        "io.pressure": PRESSURE,
         "io.stat": IO_STAT,
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     versions = dict.fromkeys(("cpu", "memory", "pids", "io"), 2)
-    expected = CgroupStats(2.5, 0.5, 4000, 9000, None, 4, 50, 101, 22, 2)
+    expected = CgroupStats(2.5, 0.5, 4000, 9000, None, 4, 50, 101, 22, 2, 300, 7)
     assert read_stats({"unified": str(tmp_path)}, versions) == expected
+    pressure = dict.fromkeys(("cpu", "memory", "io"), Pressure(12.5, 1.5, 0.25, 0.75))
+    assert read_stats({"unified": str(tmp_path)}, versions, True) == replace(expected, pressure=pressure)
     (tmp_path / "memory.peak").unlink()
+    (tmp_path / "memory.swap.current").unlink()
     assert read_stats({"unified": str(tmp_path)}, versions).memory_peak is None
+    assert read_stats({"unified": str(tmp_path)}, versions).swap is None
 
 
 def test_v1_counters_are_read(tmp_path: Path) -> None:
@@ -50,15 +68,18 @@ def test_v1_counters_are_read(tmp_path: Path) -> None:
         "memory.limit_in_bytes": "9223372036854771712\n",
         "memory.max_usage_in_bytes": "9000\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+        "memory.memsw.usage_in_bytes": "5300\n",
         "pids.current": "4\n",
         "pids.max": "max\n",
+        "pids.events": "max 0\n",
         "blkio.throttle.io_service_bytes_recursive": SERVICE_BYTES,
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     directories = dict.fromkeys(("cpu", "cpuacct", "memory", "pids", "blkio"), str(tmp_path))
     versions = dict.fromkeys(("cpu", "memory", "pids", "io"), 1)
-    assert read_stats(directories, versions) == CgroupStats(2.5, 0.5, 4000, 9000, None, 4, None, 101, 22, 2)
+    expected = CgroupStats(2.5, 0.5, 4000, 9000, None, 4, None, 101, 22, 2, 300)
+    assert read_stats(directories, versions) == expected
 
 
 def test_hybrid_takes_processor_time_from_the_v2_hierarchy(tmp_path: Path) -> None:
@@ -90,3 +111,7 @@ def test_an_unlimited_limit_is_none(text: str, number: int | None) -> None:
 def test_io_counters_without_any_disk_are_zero() -> None:
     assert parse_io_stat("") == (0, 0)
     assert parse_io_service_bytes("Total 0\n") == (0, 0)
+
+
+def test_a_kernel_that_tells_of_some_only_is_understood() -> None:
+    assert parse_pressure(PRESSURE.splitlines()[0]) == Pressure(12.5, 1.5, 0.0, 0.0)

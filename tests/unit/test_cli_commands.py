@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -25,6 +25,7 @@ from orchestrator.views import (
     EventView,
     InspectView,
     LogLine,
+    PressureView,
     ProbeView,
     ProcessView,
     ProgressKind,
@@ -537,8 +538,9 @@ def test_inspect_prints_one_object_or_a_text_with_the_stages(orch: Orch, service
     assert "  2023-11-14T22:13:20.000000Z   failed   2ms    refused" in shown
 
 
-def sample(name: str, cpu: float | None) -> StatsView:
+def sample(name: str, cpu: float | None, **more: Any) -> StatsView:
     return StatsView(
+        **more,
         project="shop", service="web", name=name, id="x", time=1.0, cpu_seconds=1.0, cpu_percent=cpu,
         cpu_throttled_seconds=0.0, memory=64 << 20, memory_peak=None, memory_limit=65 << 20, pids=3,
         pids_limit=50, io_read_bytes=0, io_write_bytes=1536, net_rx_bytes=10, net_tx_bytes=0, oom_kills=1,
@@ -548,13 +550,26 @@ def sample(name: str, cpu: float | None) -> StatsView:
 def test_stats_once_shows_the_busiest_first(orch: Orch, service: FakeService) -> None:
     service.streams("GET /v1/stats", [sample("a", 1.25), sample("c", None), sample("b", 90.0)])
     assert orch("stats", "--no-stream").lines == [
-        "NAME   CPU %   THROTTLED   MEMORY   LIMIT   PIDS   NET IN / OUT   DISK READ / WRITTEN   OOM",
-        "b       90.0        0.0s      64M     65M   3/50         10 / 0              0 / 1.5K     1",
-        "a        1.2        0.0s      64M     65M   3/50         10 / 0              0 / 1.5K     1",
-        "c          -        0.0s      64M     65M   3/50         10 / 0              0 / 1.5K     1",
+        "NAME   CPU %   THROTTLED   MEMORY   PEAK   LIMIT   PIDS   NET IN / OUT   DISK READ / WRITTEN   OOM",
+        "b       90.0        0.0s      64M      -     65M   3/50         10 / 0              0 / 1.5K     1",
+        "a        1.2        0.0s      64M      -     65M   3/50         10 / 0              0 / 1.5K     1",
+        "c          -        0.0s      64M      -     65M   3/50         10 / 0              0 / 1.5K     1",
     ]
     assert len(json.loads(orch("stats", "--no-stream", "--format", "json").out)) == 3
     assert "stream" not in service.requests[-1].query
+
+
+def test_stats_show_pressure_where_there_is_any_to_show(orch: Orch, service: FakeService) -> None:
+    calm, hard = (
+        PressureView(some_avg10=1.5, some_seconds=2.0, full_avg10=0.0, full_seconds=0.0),
+        PressureView(some_avg10=80.4, some_seconds=30.0, full_avg10=12.6, full_seconds=9.0),
+    )
+    told = sample("a", 1.0, pressure={"cpu": hard, "memory": calm, "io": calm})
+    service.streams("GET /v1/stats", [told, sample("b", None)])
+    head, first, second = orch("stats", "--no-stream").lines
+    assert head.endswith("OOM   CPU STALL   MEM STALL   IO STALL")
+    assert first.split()[-3:] == ["80/13", "2/0", "2/0"]
+    assert second.split()[-3:] == ["-", "-", "-"]
 
 
 def test_stats_go_on_until_the_project_is_gone(orch: Orch, service: FakeService) -> None:

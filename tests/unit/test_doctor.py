@@ -74,11 +74,12 @@ def test_a_lacking_capability_is_named_with_what_it_is_for() -> None:
     assert "CAP_SYS_ADMIN (namespaces and mounts)" in finding.detail
 
 
-def test_without_sys_resource_only_ulimits_suffer() -> None:
+def test_without_sys_resource_only_bounds_beyond_our_own_suffer() -> None:
     (_, finding) = privileges.judge(0, _ALL & ~(1 << 24), "0")
     assert (finding.status, finding.detail) == (
         "warning",
-        "doesn't work: CAP_SYS_RESOURCE (ulimits above orch's own hard limits)",
+        "doesn't work: CAP_SYS_RESOURCE (ulimits above orch's own hard limits, oom_score_adj below its own, "
+        "pressure in other windows than of 2s)",
     )
 
 
@@ -95,20 +96,27 @@ def test_system_calls_are_tried(number: int, present: bool) -> None:
 
 def test_a_lacking_controller_says_what_cannot_be_limited() -> None:
     findings = list(cgroups.judge("v2", frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb"}), 2))
-    assert _status(findings) == {"cgroups": "ok", "cgroup controllers": "warning"}
+    assert _status(findings) == {"cgroups": "ok", "cgroup controllers": "warning", "pressure": "ok"}
     assert findings[1].detail == "can't be limited: io (io limits)"
 
 
 def test_all_controllers_are_enough() -> None:
     everything = frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb", "io"})
-    assert _status(list(cgroups.judge("hybrid", everything, 1))) == {"cgroups": "ok"}
+    assert _status(list(cgroups.judge("hybrid", everything, 1))) == {"cgroups": "ok", "pressure": "ok"}
 
 
 def test_a_host_that_cannot_rule_devices_is_told_so() -> None:
     everything = frozenset({"cpu", "memory", "pids", "cpuset", "hugetlb", "io"})
-    (_, finding) = cgroups.judge("v2", everything, None)
+    (_, finding, _) = cgroups.judge("v2", everything, None)
     assert (finding.name, finding.status) == ("device rules", "warning")
     assert "CONFIG_CGROUP_BPF" in finding.remedy
+
+
+def test_a_kernel_that_accounts_no_pressure_says_how_it_would() -> None:
+    lack = "the kernel accounts no pressure (boot with psi=1)"
+    finding = list(cgroups.judge("v2", frozenset(), 2, lack))[-1]
+    assert (finding.name, finding.status, finding.remedy) == ("pressure", "warning", "boot with psi=1")
+    assert finding.detail.endswith(": the kernel accounts no pressure")
 
 
 def test_no_cgroups_at_all_is_fatal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from orchestrator.spec import (
     Mount,
     NetworkSpec,
     Port,
+    PressureTrigger,
     ProjectSpec,
     Resources,
     RestartPolicy,
@@ -88,6 +89,15 @@ _CHECKS = st.builds(
     start_interval=_POSITIVE,
     action=st.sampled_from(["none", "restart", "stop"]),
 )
+_TRIGGERS = st.builds(
+    PressureTrigger,
+    resource=st.sampled_from(["cpu", "memory", "io"]),
+    kind=st.sampled_from(["some", "full"]),
+    threshold=st.floats(0.1, 100),
+    window=st.floats(0.5, 10),
+    sustained=_SECONDS,
+    action=st.sampled_from(["none", "restart", "stop", "signal:SIGUSR1", "signal:SIGRTMIN+3"]),
+)
 _RESTARTS = st.builds(
     RestartPolicy,
     policy=st.just("on-failure"),
@@ -103,7 +113,11 @@ _RESOURCES = st.builds(
     cpus=_maybe(st.floats(0.01, 8192)),
     cpu_weight=_maybe(st.integers(1, 10000)),
     cpuset=_maybe(st.sampled_from(["0", "0-1,3"])),
+    cpuset_mems=_maybe(st.sampled_from(["0", "0-1,3"])),
     memory=st.integers(1 << 40, _BIG),
+    memory_low=_maybe(st.integers(1 << 20, 1 << 40)),
+    memory_min=_maybe(st.integers(0, 1 << 20)),
+    oom_group=st.booleans(),
     memory_high=_maybe(st.integers(MIN_MEMORY, 1 << 40)),
     memory_swap=_maybe(st.integers(0, _BIG)),
     pids=_maybe(st.integers(1, 4 << 20)),
@@ -118,7 +132,7 @@ _RESOURCES = st.builds(
         unique_by=lambda limit: limit.device,
     ),
     hugepages=st.dictionaries(st.just("2MB"), st.integers(0, 1000).map(lambda count: count << 21)),
-)
+).flatmap(lambda limits: st.sampled_from([limits, msgspec.structs.replace(limits, cpu_burst=limits.cpus)]))
 _MOUNTS = st.one_of(
     st.builds(
         Mount,
@@ -221,6 +235,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         networks=joined,
         depends_on=draw(_tuples(dependencies, unique_by=lambda entry: entry.service)) if earlier else (),
         healthcheck=probe,
+        pressure=draw(_tuples(_TRIGGERS)),
         restart=draw(_RESTARTS),
         stop_signal=draw(st.sampled_from(["SIGTERM", "SIGINT", "SIGKILL"])),
         stop_grace_period=draw(_SECONDS),
@@ -228,6 +243,7 @@ def _services(draw: st.DrawFn, name: str, earlier: tuple[str, ...]) -> ServiceSp
         replicas=draw(st.integers(0, 5)),
         labels=draw(st.dictionaries(_TEXT.filter(bool), _TEXT, max_size=3)),
         ulimits=draw(st.dictionaries(st.sampled_from(ULIMITS), _LIMITS, max_size=2)),
+        oom_score_adj=draw(_maybe(st.integers(-1000, 1000))),
         sysctls=draw(st.dictionaries(st.just("kernel.sem"), _TEXT)),
         init=draw(st.booleans()),
         selinux=draw(_SELINUX),

@@ -23,6 +23,7 @@ from orchestrator.spec import (
     Mount,
     NetworkSpec,
     Port,
+    PressureTrigger,
     ProjectSpec,
     RestartPolicy,
     Selinux,
@@ -281,6 +282,48 @@ def test_resources(tmp_path: Path) -> None:
     assert resources.io_weight == 10
     assert resources.io == (IoLimit(device="/dev/vda", read_bps=1 << 20, write_iops=5),)
     assert resources.hugepages == {"2MB": 4 << 20}
+
+
+def test_pressure_in_short_and_in_full(tmp_path: Path) -> None:
+    one = PressureTrigger(resource="memory", threshold=20.0)
+    assert _service(tmp_path, 'pressure = { resource = "memory", threshold = "20%" }').pressure == (one,)
+    text = """
+        [[services.web.pressure]]
+        resource = "cpu"
+        kind = "full"
+        threshold = 12.5
+        window = "4s"
+        sustained = "1m"
+        action = "signal:usr1"
+        [[services.web.pressure]]
+        resource = "memory"
+        threshold = 20
+        """
+    two = PressureTrigger(
+        resource="cpu", kind="full", threshold=12.5, window=4.0, sustained=60.0, action="signal:SIGUSR1"
+    )
+    assert _service(tmp_path, text).pressure == (two, one)
+
+
+@pytest.mark.parametrize("written", ['"unlimited"', "-1", "0", '"-1"'])
+def test_the_limit_of_processes_is_lifted_by_a_word_only(tmp_path: Path, written: str) -> None:
+    assert _service(tmp_path, "").resources.pids == 2048
+    assert _service(tmp_path, f"resources = {{ pids = {written} }}").resources.pids is None
+
+
+def test_a_service_may_lift_the_limit_of_swap_that_the_defaults_set(tmp_path: Path) -> None:
+    project = _load(
+        tmp_path,
+        """
+        [defaults]
+        command = "true"
+        resources = { memory = "8M", memory_swap = 0 }
+        [services.a]
+        [services.b]
+        resources = { memory_swap = "unlimited" }
+        """,
+    )
+    assert [project.services[name].resources.memory_swap for name in "ab"] == [0, None]
 
 
 def test_relative_paths_start_at_the_manifest(tmp_path: Path) -> None:

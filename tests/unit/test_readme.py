@@ -115,13 +115,16 @@ def test_the_paths_taken_away_are_those_of_the_code(word: str, paths: tuple[str,
     assert sorted(named[1].split(", ")) == sorted(paths)
 
 
-def test_the_example_is_a_manifest(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    path = tmp_path / "manifest.toml"
-    path.write_text(example)
-    loaded = load(str(path), environ={})
-    assert list(loaded.project.services) == ["db", "web"]
-    assert loaded.warnings == ()
+def test_the_examples_are_manifests(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    found = []
+    for number, example in enumerate(examples):
+        path = tmp_path / f"manifest{number}.toml"
+        path.write_text(example)
+        loaded = load(str(path), environ={}, name="readme")
+        assert loaded.warnings == ()
+        found.append(list(loaded.project.services))
+    assert found[0] == ["db", "web"]
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:

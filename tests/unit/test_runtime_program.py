@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,8 @@ from orchestrator.runtime.program import (
     Program,
     RootfsPart,
     compile_exec,
+    compile_limits,
+    compile_oom,
     compile_start,
     describe,
 )
@@ -164,6 +167,43 @@ def test_privileges_are_dropped_after_everything_that_needs_them() -> None:
     assert order.index("privileges") > max(
         order.index(name) for name in ("limit", "user", "read-only-roots", "mask")
     )
+
+
+def test_a_program_has_no_core_files_and_few_descriptors_unless_the_manifest_says_so() -> None:
+    def limits(**fields: Any) -> list[list[Any]]:
+        return [
+            op
+            for op in compiled(ServiceSpec(name="x", command=("true",), **fields)).operations
+            if op[0] == "limit"
+        ]
+
+    assert limits() == [["limit", "core", 0, 0], ["limit", "nofile", 1024, None]]
+    wanted = {"nofile": Ulimit(soft=5, hard=6), "cpu": Ulimit(soft=-1, hard=-1)}
+    assert limits(ulimits=wanted) == [
+        ["limit", "core", 0, 0],
+        ["limit", "nofile", 5, 6],
+        ["limit", "cpu", -1, -1],
+    ]
+
+
+def test_a_service_that_is_spared_by_the_oom_killer_does_not_spare_its_containers() -> None:
+    silent, own = ServiceSpec(name="x"), ServiceSpec(name="x", oom_score_adj=-7)
+    assert compile_oom(silent, None) == []
+    assert compile_oom(silent, 0) == [["write", "/proc/self/oom_score_adj", "0"]]
+    assert compile_oom(own, 0) == [["write", "/proc/self/oom_score_adj", "-7"]]
+
+
+def test_the_oom_killer_is_told_while_the_hosts_proc_is_there() -> None:
+    order = compiled(ServiceSpec(name="x", command=("true",), oom_score_adj=5)).operations
+    assert order.index(["write", "/proc/self/oom_score_adj", "5"]) < order.index(["unshare-cgroup"])
+
+
+def test_exec_is_held_to_the_same_limits_before_it_sees_the_container() -> None:
+    spec = ServiceSpec(name="x", oom_score_adj=5)
+    limits = compile_oom(spec, None) + compile_limits(spec)
+    order = compile_exec(spec, ["a"], {}, CGROUP, 40, limits=limits).operations
+    assert order[1 : 1 + len(limits)] == limits
+    assert [operation[0] for operation in order[1 + len(limits) :][:2]] == ["keyring", "join"]
 
 
 def test_a_restart_joins_the_namespace_that_is_there_and_configures_nothing() -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from typing import cast
 
+import msgspec
 import pytest
 
 from orchestrator.errors import LaunchError
@@ -14,7 +15,7 @@ from orchestrator.runtime.handle import Process
 from orchestrator.spec import Resources, RestartPolicy, ServiceSpec
 from orchestrator.states import Health, State
 from orchestrator.supervise.supervisor import Supervisor
-from support.fake_launcher import FakeProcess, Kept, keep
+from support.fake_launcher import FakeProcess, Kept, eventually, keep
 
 MISSING = LaunchError('cannot start "shop-web-1"', "exec nope: ENOENT", status=127)
 NO_ROOM = LaunchError('cannot start "shop-web-1"', "clone: ENOMEM", status=125)
@@ -216,6 +217,30 @@ async def test_an_oom_kill_of_a_child_is_an_event_although_the_program_goes_on()
     await kept.reach(State.EXITED)
     assert kept.supervisor.reason == "exited (0)"
     assert kept.actions.count("oom") == 1
+
+
+async def test_a_group_ends_whole_when_one_process_is_killed_for_want_of_memory() -> None:
+    spec = ServiceSpec(name="web", resources=Resources(memory=64 << 20, oom_group=True))
+    kept = keep(msgspec.structs.replace(spec, restart=RestartPolicy(policy="on-failure")))
+    kept.supervisor.start()
+    first = await kept.started(1)
+    kept.cgroup.run_out_of_memory()
+    await kept.started(2)
+    assert first.signals == [signal.SIGKILL]
+    assert kept.cgroup.calls == ["kill", "renew"]
+    assert kept.actions.count("oom") == 1
+    assert kept.said("restarting") == "killed: out of memory, limit 64M, restart 1 at once"
+    await kept.supervisor.stop()
+
+
+async def test_without_a_group_the_others_go_on() -> None:
+    kept = keep(_limited())
+    kept.supervisor.start()
+    process = await kept.started(1)
+    kept.cgroup.run_out_of_memory()
+    await eventually(lambda: "oom" in kept.actions)
+    assert (process.signals, kept.supervisor.state) == ([], State.RUNNING)
+    await kept.supervisor.stop()
 
 
 async def test_limits_change_in_place_while_it_lives() -> None:
