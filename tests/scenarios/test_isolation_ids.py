@@ -147,7 +147,7 @@ def test_a_file_system_that_takes_no_other_ids_leaves_the_hosts_and_says_so(orch
         text = '[services.a]\ncommand = ["sleep", "inf"]\nvolumes = ["./odd:/odd"]\n'
         orch.up(orch.manifest(text, "m.toml"))
         assert outside(orch.container("a")["pid"]) == 0
-        reason = orch.inspect("a")["isolation"]["user_namespace"]["reason"]
+        reason = orch.inspect("a")["isolation"]["userns_reason"]
         assert f"{base}/odd: its file system" in reason
         orch.run("down")
         done = orch.up(orch.manifest(text + 'userns = "auto"\n', "m.toml"), check=False)
