@@ -49,8 +49,8 @@ def _seccomp(child: Child, slot: str, flags: int, label: str) -> None:
     child.stage("seccomp")
 
 
-def _retitle(title: str) -> None:
-    """Be seen as ``title``: a container shall not read the host's paths in its pid 1's command line."""
+def retitle(title: str) -> None:
+    """Be seen as ``title``: a container shall not read the host's paths in a command line."""
     set_name(title)
     with open("/proc/self/stat", "rb") as file:
         start, end = map(int, file.read().rpartition(b")")[2].split()[45:47])  # arg_start, arg_end
@@ -71,7 +71,7 @@ def _init(child: Child) -> None:
         return
     if child.profile:  # pid 1 does not exec; SELinux would want dyntransition, which policies give to nobody
         change_profile("current", f"changeprofile {child.profile}")
-    _retitle("init")
+    retitle("init")
     os.closerange(0, 3)
     close_range(3)
     while True:

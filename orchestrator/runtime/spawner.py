@@ -28,11 +28,11 @@ from orchestrator.kernel.syscalls import (
     default_signal,
     forbid_tracing,
     prctl,
-    set_name,
     setns,
 )
 from orchestrator.runtime.child import Child
 from orchestrator.runtime.child_operations import OPERATIONS
+from orchestrator.runtime.child_program import retitle
 from orchestrator.runtime.protocol import Message, last_words, receive, send, share_words
 
 _STDIO = ("stdin", "stdout", "stderr")
@@ -342,7 +342,7 @@ class Spawner:
 
 def main(control_fd: int, sweeper: Sequence[str]) -> None:
     """Serve on the inherited socket ``control_fd``; afterwards exec ``sweeper`` if there is one."""
-    set_name("orch-spawner")
+    retitle("orch-spawner")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     for number in range(1, signal.NSIG):
         if number not in (signal.SIGKILL, signal.SIGSTOP, *_CHILD_SIGNALS):

@@ -121,11 +121,10 @@ class Instance:
         """(the service's pid, the spawner's)."""
         assert self._process is not None
         # The spawner is no child of the service; a container's process looks like it until it execs.
-        module = b"orchestrator.runtime.spawner"
         found = [
             int(pid)
             for pid in os.listdir("/proc")
-            if pid.isdigit() and module in _read(f"/proc/{pid}/cmdline")
+            if pid.isdigit() and _read(f"/proc/{pid}/comm") == b"orch-spawner\n"
         ]
         if not found:
             raise RuntimeError("the service has no spawner")

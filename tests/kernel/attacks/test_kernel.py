@@ -230,7 +230,7 @@ def test_keys_of_the_host_are_not_read(target: Target) -> None:
     """
     assert target.both(read_key, KEY) in (["EPERM"], ["ENOSYS"])
     assert target.start(read_key, KEY, options=UNCONFINED) == ["ENOKEY"]
-    shared = [["drop", ["tidy"]]]
+    shared = [["drop", ["keyring"]]]
     assert target.start(read_key, KEY, tamper=shared) in (["EPERM"], ["ENOSYS"])
     all_off = joined(UNCONFINED, HOST_USERS)
     assert target.start(read_key, KEY, options=all_off, tamper=shared) == [inside.DONE, "secret"]

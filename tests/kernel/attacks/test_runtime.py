@@ -77,6 +77,7 @@ def look_into_next(fifos: list[str]) -> dict[str, str]:
     stats = {pid: inside.read(f"/proc/{pid}/stat") for pid in inside.processes()}
     (found,) = [pid for pid, stat in stats.items() if "(orch-spawner)" in stat and ") Z" not in stat]
     words = look_into(found)
+    words["title"] = inside.read(f"/proc/{found}/cmdline").strip("\0")
     os.close(os.open(fifos[1], os.O_RDONLY))
     return words
 
@@ -92,6 +93,7 @@ def test_a_process_that_is_about_to_exec_is_closed(target: Target, place: str, o
     """
     with target.container(options) as name:
         result = run_during_exec(target, name, place)
+        assert result.pop("title") == "orch-spawner"  # nothing of the host's paths, which everybody may read
         assert set(result.values()) <= {"EACCES", "EPERM"}, result
 
 
@@ -103,7 +105,41 @@ def test_a_process_that_is_about_to_start_is_closed(target: Target, place: str, 
     with target.container(joined(PTRACE, volume)) as name:
         options = joined(f'pid = "container:{name}"', volume)
         result = run_meanwhile(target, name, fifos, place, lambda: target.run(["true"], options=options))
+        assert result.pop("title") == "orch-spawner"
         assert set(result.values()) <= {"EACCES", "EPERM"}, result
+
+
+def look_for_host(path: str, until: str) -> list[str]:
+    """Look for a file of the host by way of every process of the runtime, however short its life, until told to end."""
+    words = set()
+    while not os.path.exists(until):
+        for pid in inside.processes():
+            try:
+                if "orch-spawner" in inside.read(f"/proc/{pid}/comm"):
+                    words.add(inside.attempt(os.stat, f"/proc/{pid}/root{path}"))
+            except OSError:  # it has ended
+                pass
+    return sorted(words)
+
+
+def test_who_makes_the_namespaces_is_closed(target: Target, fifo_folder: str) -> None:
+    """The helper that makes a container's namespaces is in the container's user namespace, and has the host's root.
+
+    Where the pid namespace is another's, whoever has CAP_SYS_PTRACE there sees it for less than a millisecond; without
+    PR_SET_DUMPABLE, prctl(2), that was enough to open files of the host by its /proc/PID/root.
+    """
+    marker, end = target.marker("host"), Path(fifo_folder, "end")
+    options = joined(PTRACE, f"volumes = ['{fifo_folder}:/shared']")
+    with target.container(options) as name, ThreadPoolExecutor(1) as thread:
+        attacker = thread.submit(target.exec, look_for_host, marker, "/shared/end", container=name)
+        try:
+            for _ in range(15):
+                target.run(["true"], options=f'pid = "container:{name}"')
+        finally:
+            end.touch()
+        words = attacker.result()
+    assert words, "it has not seen any"
+    assert set(words) <= {"EACCES", "EPERM", "ENOENT", "ESRCH"}
 
 
 @pytest.fixture
@@ -121,7 +157,7 @@ def fifo_folder(target: Target) -> Iterator[str]:
 def test_twin_of_a_process_that_is_about_to_exec(target: Target) -> None:
     """Without a user namespace, CAP_SYS_PTRACE is the host's."""
     with target.container(joined(HOST_USERS, PTRACE)) as name:
-        assert set(run_during_exec(target, name, "exec").values()) == {inside.DONE}
+        assert set(run_during_exec(target, name, "exec").values()) == {inside.DONE, "orch-spawner"}
 
 
 def run_during_exec(target: Target, name: str, place: str) -> dict[str, str]:
