@@ -54,7 +54,10 @@ KINDS = {
         recipe=selinux.RULES,
         kernel="selinux=1 security=selinux enforcing=1",
         selinux=selinux.of_guest,
-        before=("restorecon -RF /etc /root /home /var/lib/orch 2>&1 | cat",),
+        before=(
+            "restorecon -RF /etc /var/lib/orch 2>&1 | cat",
+            "restorecon -F / /home /root 2>&1 | cat",
+        ),
     ),
 }
 
