@@ -255,7 +255,7 @@ def _enter_user_namespace(child: Child, lock: bool) -> None:
 
 
 def _tidy(child: Child) -> None:
-    """Leave nothing behind of how the container was made: no zombie, and no descriptor.
+    """Leave nothing behind of how the container was made: no zombie and no descriptor.
 
     Every descriptor is close-on-exec already; one that is not would be a way out (CVE-2024-21626).
     """
