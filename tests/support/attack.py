@@ -137,7 +137,12 @@ class Target:
             0o755
         )  # mkdtemp(3) made it root's alone: what the service makes in it must be safe by itself
         self.orch.project = PROJECT
-        self.orch.up(self.manifest(""))
+        try:
+            self.orch.up(self.manifest(""))
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         return process
 
     def _tamper(self, changes: Changes) -> None:
