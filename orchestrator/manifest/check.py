@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from orchestrator.manifest.draft import DEFAULT_NETWORK, Draft
 from orchestrator.manifest.place import Place, hint
-from orchestrator.manifest.service import DEFAULT_NETWORK, Draft
 from orchestrator.spec import Condition, NetworkSpec, Port, ServiceSpec
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from orchestrator.errors import ManifestError, OrchError
 from orchestrator.manifest import check, dotenv, host, schema, values
 from orchestrator.manifest.document import Document, UnreadableError
+from orchestrator.manifest.draft import DEFAULT_NETWORK, Draft
 from orchestrator.manifest.place import Place, Report
-from orchestrator.manifest.service import DEFAULT_NETWORK, Draft, build
+from orchestrator.manifest.service import build
 from orchestrator.spec import FileSpec, NetworkSpec, Port, ProjectSpec, ServiceSpec, VolumeSpec
 from orchestrator.units import format_size
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+from orchestrator.manifest.draft import Draft
 from orchestrator.manifest.place import Place
 from orchestrator.spec import BRIDGE, HOST, PRIVATE, IdMapping, ServiceSpec, UserNamespace
-
-if TYPE_CHECKING:
-    from orchestrator.manifest.service import Draft
 
 #: A map's lines (user_namespaces(7)).
 _MAX_MAPPINGS = 340
