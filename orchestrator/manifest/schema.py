@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from orchestrator.manifest import values
+from orchestrator.manifest import confinement, mounts, values
 from orchestrator.manifest.kinds import (
     Choice,
     Forms,
@@ -90,7 +90,7 @@ POSITIVE = Value(
 STRINGS = ListOf(_text("a string"), "a list of strings")
 COMMAND = Forms(_text("a string", values.words), STRINGS)
 NAME = _text("a name", values.name)
-TARGET = _text("a path in the container", values.mount_target)
+TARGET = _text("a path in the container", mounts.mount_target)
 PORT_NUMBER = Value((int, str), "a port", values.port_number, {"minimum": 1, "maximum": 65535})
 MODE = _text('octal digits in quotes, such as "1777"', values.mode)
 
@@ -124,7 +124,7 @@ _PROPAGATION_KEY = Key(
     _PROPAGATION,
     "bind: whether later mounts of the host appear in it (slave), and the other way.",
 )
-_SUBPATH_KEY = Key("subpath", _text("a path", values.subpath), "volume: the part of it that is mounted.")
+_SUBPATH_KEY = Key("subpath", _text("a path", mounts.subpath), "volume: the part of it that is mounted.")
 _NOCOPY_KEY = Key("nocopy", BOOLEAN, "volume: a new one does not get what the image has at the target.")
 _BIND = Table(
     "a table",
@@ -179,16 +179,16 @@ MOUNT_TABLE = Then(
             ),
             Key(
                 "bind",
-                Then(_BIND, values.bind_options),
+                Then(_BIND, mounts.bind_options),
                 "Compose's place for the options of a bind.",
             ),
             Key("volume", _VOLUME, "Compose's place for the options of a volume."),
             Key("tmpfs", _TMPFS, "Compose's place for the options of a tmpfs."),
         ],
     ),
-    values.volume_table,
+    mounts.volume_table,
 )
-MOUNT = Forms(_text('a string such as "data:/var/lib/data:ro"', values.volume), MOUNT_TABLE)
+MOUNT = Forms(_text('a string such as "data:/var/lib/data:ro"', mounts.volume), MOUNT_TABLE)
 
 DEVICE_TABLE = Then(
     Table(
@@ -196,28 +196,28 @@ DEVICE_TABLE = Then(
         [
             Key(
                 "source",
-                _text("a path of the host", values.device_source),
+                _text("a path of the host", mounts.device_source),
                 "The host's device, or a folder of them.",
                 required=True,
             ),
             Key(
                 "target",
-                _text("a path in the container", values.device_target),
+                _text("a path in the container", mounts.device_target),
                 "Absolute path in the container (default: the same).",
             ),
             Key(
                 "permissions",
-                _text("letters of r, w and m", values.device_permissions),
+                _text("letters of r, w and m", mounts.device_permissions),
                 "What may be done with it: read, write, make nodes.",
                 default="rwm",
             ),
         ],
     ),
-    values.device_table,
+    mounts.device_table,
 )
-DEVICE = Forms(_text('a device such as "/dev/fuse"', values.device_entry), DEVICE_TABLE)
+DEVICE = Forms(_text('a device such as "/dev/fuse"', mounts.device_entry), DEVICE_TABLE)
 _GRANT = Forms(
-    Then(_text("a name"), values.granted),
+    Then(_text("a name"), mounts.granted),
     Table(
         "a table",
         [
@@ -494,18 +494,18 @@ SELINUX = Forms(
         Table(
             "a table",
             [
-                Key("type", _text("a type", values.selinux_word), "The processes' type."),
+                Key("type", _text("a type", confinement.selinux_word), "The processes' type."),
                 Key(
                     "level",
-                    _text("a level", values.selinux_level),
+                    _text("a level", confinement.selinux_level),
                     'Level of processes and files: "s0:c1,c2".',
                 ),
-                Key("user", _text("a user", values.selinux_word), "The processes' SELinux user."),
-                Key("role", _text("a role", values.selinux_word), "The processes' role."),
+                Key("user", _text("a user", confinement.selinux_word), "The processes' SELinux user."),
+                Key("role", _text("a role", confinement.selinux_word), "The processes' role."),
                 Key("disable", BOOLEAN, "No label: processes are as confined as orch itself.", default=False),
             ],
         ),
-        values.selinux_table,
+        confinement.selinux_table,
     ),
 )
 
@@ -513,7 +513,7 @@ _REFERENCE = _text("a name")
 _EMPTY: dict[str, Any] = {}
 
 
-_SYSTEM_CALLS = ListOf(_text("a system call", values.system_call), "a list of system calls")
+_SYSTEM_CALLS = ListOf(_text("a system call", confinement.system_call), "a list of system calls")
 SECCOMP = Forms(
     Then(_text("a profile"), lambda profile: {"profile": profile}),
     Then(
@@ -530,7 +530,7 @@ SECCOMP = Forms(
                 Key("deny", _SYSTEM_CALLS, "System calls that fail with EPERM, whatever the profile says."),
             ],
         ),
-        values.seccomp_table,
+        confinement.seccomp_table,
     ),
 )
 
@@ -582,7 +582,7 @@ DEPENDS_ON = _ByName(
 )
 
 _ID_MAPPINGS = ListOf(
-    _text('a range of ids such as "0:100000:65536"', values.id_mapping), "a list of ranges", placed=True
+    _text('a range of ids such as "0:100000:65536"', confinement.id_mapping), "a list of ranges", placed=True
 )
 USERNS = Forms(
     Choice("auto", "host"),
@@ -594,9 +594,9 @@ USERNS = Forms(
         ],
     ),
 )
-_OFFSET = Value((str, int, float), 'a duration such as "1h" or "-1h"', values.clock_offset)
+_OFFSET = Value((str, int, float), 'a duration such as "1h" or "-1h"', confinement.clock_offset)
 TIME = Forms(
-    _text("a mode", values.namespace),
+    _text("a mode", confinement.namespace),
     Table(
         "a table",
         [
@@ -607,10 +607,10 @@ TIME = Forms(
 )
 
 
-_MODE = _text("a mode", values.namespace)
+_MODE = _text("a mode", confinement.namespace)
 
 
-_CAPABILITIES = ListOf(_text("a capability", values.capability), "a list of capabilities")
+_CAPABILITIES = ListOf(_text("a capability", confinement.capability), "a list of capabilities")
 
 _SERVICE_KEYS = [
     Key(
@@ -633,7 +633,7 @@ _SERVICE_KEYS = [
         ListOf(_ENV_FILE, "a path or a list of paths", placed=True, or_one=True),
         "Files of NAME=value lines, relative to the manifest.",
     ),
-    Key("working_dir", _text("a path", values.container_path), "The folder to start in."),
+    Key("working_dir", _text("a path", mounts.container_path), "The folder to start in."),
     Key("user", Value((str, int), "a user", values.user), '"name", "uid" or "uid:gid".'),
     Key("hostname", _text("a host name", values.hostname), "The container's host name.", in_defaults=False),
     Key(
@@ -655,7 +655,7 @@ _SERVICE_KEYS = [
     ),
     Key(
         "tmpfs",
-        ListOf(_text("a string", values.tmpfs), "a path or a list of paths", placed=True, or_one=True),
+        ListOf(_text("a string", mounts.tmpfs), "a path or a list of paths", placed=True, or_one=True),
         'File systems in memory, such as "/run:size=64M,mode=1777,uid=1000".',
     ),
     Key(
@@ -665,31 +665,31 @@ _SERVICE_KEYS = [
     ),
     Key(
         "device_cgroup_rules",
-        ListOf(_text("a rule", values.device_rule), "a list of rules", spread=True),
+        ListOf(_text("a rule", mounts.device_rule), "a list of rules", spread=True),
         'Further devices that may be used once they are there, such as "c 226:* rw".',
     ),
     Key("shm_size", _size(1), "The most that /dev/shm may hold.", default="64M"),
     Key("read_only", BOOLEAN, "Whether the root file system may not be written to.", default=False),
     Key(
         "masked_paths",
-        ListOf(_text("a path", values.hidden_path), "a list of paths"),
+        ListOf(_text("a path", mounts.hidden_path), "a list of paths"),
         "Paths that the container does not see, besides those of the kernel that none sees.",
     ),
     Key(
         "read_only_paths",
-        ListOf(_text("a path", values.hidden_path), "a list of paths"),
+        ListOf(_text("a path", mounts.hidden_path), "a list of paths"),
         "Paths that the container cannot write to, besides those of the kernel that none can.",
     ),
     Key(
         "unmask",
-        ListOf(_text('"all" or a path', values.unmask), '"all" or a list of paths', or_one=True),
+        ListOf(_text('"all" or a path', mounts.unmask), '"all" or a list of paths', or_one=True),
         "Default masked and read-only paths to leave as they are; * stands for any part of a name.",
     ),
     Key("secrets", GRANTS, "Secrets that it gets as files in memory, in /run/secrets by default."),
     Key("configs", GRANTS, "Configs that it gets as files in memory, in / by default."),
     Key(
         "network_mode",
-        _text("a mode", partial(values.namespace, words=("bridge", "host", "none"))),
+        _text("a mode", partial(confinement.namespace, words=("bridge", "host", "none"))),
         "Networks of its own, the host's network, no network, or that of another container.",
         default="bridge",
     ),
@@ -774,7 +774,7 @@ _SERVICE_KEYS = [
     Key("selinux", SELINUX, 'The label of SELinux, or "disable" (default: one for each container alone).'),
     Key(
         "apparmor",
-        _text("a profile", values.apparmor),
+        _text("a profile", confinement.apparmor),
         'A profile of AppArmor that is loaded, or "unconfined" (default: orch\'s own).',
     ),
     Key(
@@ -876,7 +876,7 @@ SECRET = Then(
         [_FILE, _VARIABLE],
         {**_ORIGIN_ELSEWHERE, "content": "a manifest is no place for a secret: use file or environment"},
     ),
-    values.origin,
+    mounts.origin,
 )
 CONFIG = Then(
     Table(
@@ -884,7 +884,7 @@ CONFIG = Then(
         [_FILE, _VARIABLE, Key("content", _text("a string"), "The content itself; variables are replaced.")],
         _ORIGIN_ELSEWHERE,
     ),
-    values.origin,
+    mounts.origin,
 )
 
 MANIFEST = Table(

@@ -10,9 +10,9 @@ import msgspec
 from orchestrator.manifest import dotenv
 from orchestrator.manifest.document import UnreadableError
 from orchestrator.manifest.draft import GRANT_FOLDERS, Draft
+from orchestrator.manifest.mounts import mount_target
 from orchestrator.manifest.namespaces import check_namespaces, userns
 from orchestrator.manifest.place import Place, hint
-from orchestrator.manifest.values import mount_target
 from orchestrator.spec import (
     HOST,
     PRIVATE,

@@ -8,32 +8,26 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from orchestrator import capabilities
 from orchestrator.ids import NAME
 from orchestrator.manifest.place import hint
-from orchestrator.spec import Device, IdMapping, Mount, Port, Ulimit
+from orchestrator.spec import Port, Ulimit
 from orchestrator.units import format_duration, format_size, parse_duration, parse_size
 
 #: The largest number a spec may hold: the kernel's counters and JSON's are signed 64 bit.
 MAX_INTEGER = (1 << 63) - 1
 #: The highest uid or gid: (uid_t) -1 means "unchanged" to the kernel (chown(2), setresuid(2)).
 MAX_ID = (1 << 32) - 2
-
 #: Names of getrlimit(2)'s resources, in lower case without RLIMIT_.
 ULIMITS = (
     "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
     "rtprio", "rttime", "sigpending", "stack",
 )  # fmt: skip
-
 #: sysctls that belong to a network or IPC namespace (network_namespaces(7), ipc_namespaces(7)); the others
 #: are the whole host's.
 _NAMESPACED = re.compile(r"net\..+|kernel\.(?:shm|msg)[a-z_]+|kernel\.sem|fs\.mqueue\..+")
 _SYSCTL = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
-
 _ENVIRONMENT_NAME = re.compile(r"[^=\0]+")
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 _HOSTNAME_MAX = 64  # HOST_NAME_MAX, gethostname(2)
@@ -45,19 +39,9 @@ _MAX_NODE = 1023  # NODES_SHIFT in arch/x86/Kconfig
 _MAX_PIDS = 4 << 20  # PID_MAX_LIMIT, include/linux/threads.h
 _PAGE_SIZE = re.compile(r"[1-9]\d*[KMG]B")
 _DEVICE = re.compile(r"/dev/[^\0]+")
-_DEVICE_RULE = re.compile(r"([abc]) (\d+|\*):(\d+|\*) ([a-z]+)")
-#: linux/kdev_t.h: 12 bits for the major number, 20 for the minor.
-_MAX_MAJOR, _MAX_MINOR = 4095, 1048575
 _PORT = re.compile(r"(?:(?:(\[[^]]*\]|[^:]*):)?([0-9-]*):)?([0-9-]+)(?:/(.*))?")
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _MODE = re.compile(r"[0-7]{1,4}")
-_SELINUX_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-#: One level, or a range of two: a sensitivity, and categories with ranges of them written c0.c9.
-_CATEGORY = r"c(?:0|[1-9]\d{0,3})"
-_CATEGORIES = rf"{_CATEGORY}(?:\.{_CATEGORY})?(?:,{_CATEGORY}(?:\.{_CATEGORY})?)*"
-_LEVEL = rf"s\d{{1,2}}(?::{_CATEGORIES})?"
-_SELINUX_LEVEL = re.compile(rf"{_LEVEL}(?:-{_LEVEL})?")
-_MAX_CATEGORY = 1023
 
 
 def integer(value: str | int, minimum: int, maximum: int = MAX_INTEGER) -> int:
@@ -229,112 +213,11 @@ def group(value: str | int) -> str:
     return text
 
 
-def capability(value: str) -> str:
-    """A capability's name, with or without ``CAP_``, or ``ALL``."""
-    name = value.upper().removeprefix("CAP_")
-    if name != "ALL" and name not in capabilities.NUMBERS:
-        raise ValueError(f'"{value}" is not a capability{hint(name, capabilities.NUMBERS)}')
-    return name
-
-
-_SHARED = re.compile(r"(?:service|container):(.+)")
-
-
-def namespace(value: str, words: tuple[str, ...] = ("private", "host")) -> str:
-    """Whose namespace a container has: one of ``words``, ``service:NAME`` or ``container:NAME``."""
-    if value in words:
-        return value
-    match = _SHARED.fullmatch(value)
-    if not match:
-        raise ValueError(f'"{value}" is not allowed{hint(value, (*words, "service:NAME", "container:NAME"))}')
-    return value if value.startswith("container:") else "service:" + name(match[1])
-
-
-_ID_MAPPING = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})")
-_IDS = (1 << 32) - 1  # the last number, -1, is no id
-
-
-def id_mapping(value: str) -> IdMapping:
-    """``INSIDE:OUTSIDE:COUNT``, in the order of podman-run(1)'s --uidmap and of /proc/PID/uid_map."""
-    match = _ID_MAPPING.fullmatch(value)
-    if not match:
-        raise ValueError(
-            f'"{value}" is not a range of ids (write "CONTAINER:HOST:COUNT", like "0:100000:65536")'
-        )
-    inside, outside, count = map(int, match.groups())
-    if count == 0 or inside + count > _IDS or outside + count > _IDS:
-        raise ValueError(f'"{value}" is not a range of ids (there are {_IDS}, and it must hold at least one)')
-    return IdMapping(inside=inside, outside=outside, count=count)
-
-
-def clock_offset(value: str | int | float) -> float:
-    """A duration by which a clock is ahead, or behind with a minus sign."""
-    if isinstance(value, str) and value.startswith("-"):
-        return -duration(value[1:])
-    return duration(value) if isinstance(value, str) or value >= 0 else -duration(-value)
-
-
 def profile(value: str) -> str:
     """The name of a profile."""
     if not _PROFILE.fullmatch(value):
         raise ValueError(f'"{value}" is not the name of a profile (letters, digits, "_", "." and "-")')
     return value
-
-
-def container_path(value: str) -> str:
-    """An absolute path in the container, without ``.`` and ``..``."""
-    if not value.startswith("/"):
-        raise ValueError(f'"{value}" is not an absolute path in the container (it must begin with "/")')
-    parts: list[str] = []
-    for part in value.split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
-
-
-def mount_target(value: str) -> str:
-    """Where a mount may go: anywhere but ``/`` itself and the kernel's ``/proc``."""
-    path = container_path(value)
-    if path == "/" or path == "/proc" or path.startswith("/proc/"):
-        raise ValueError(f'nothing can be mounted on "{path}" (any other absolute path)')
-    return path
-
-
-def hidden_path(value: str) -> str:
-    """A path to mask or to make read-only: anything but ``/`` itself."""
-    path = container_path(value)
-    if path == "/":
-        raise ValueError(
-            '"/" is the whole container (for a root that cannot be written to: read_only = true)'
-        )
-    return path
-
-
-def unmask(value: str) -> str:
-    """``all``, or a path of /proc or /sys, in which ``*`` and the like stand for a part of a name (glob(7))."""
-    if value == "all":
-        return value
-    path = container_path(value)
-    if not path.startswith(("/proc/", "/sys/")):
-        raise ValueError(f'"{value}" is not masked by default (allowed: "all", or paths in /proc and /sys)')
-    return path
-
-
-def granted(value: str | dict[str, Any]) -> dict[str, Any]:
-    """A secret or config that a service gets; a relative target is completed by who knows which of both it is."""
-    return {"source": value} if isinstance(value, str) else value
-
-
-def origin(values: dict[str, str]) -> dict[str, str]:
-    """Where a secret or config comes from: one place."""
-    if len(values) != 1:
-        found = (
-            f"has {' and '.join(values)} at once" if values else "does not say where its content comes from"
-        )
-        raise ValueError(f"{found} (allowed: one of file, environment, and for configs content)")
-    return values
 
 
 def words(value: str) -> tuple[str, ...]:
@@ -537,182 +420,6 @@ def expose(value: str | int) -> tuple[str, ...]:
     return tuple(f"{number}{slash}{protocol}" for number in port_range(text))
 
 
-def is_path(source: str) -> bool:
-    """Whether a mount's source is a path of the host, and not the name of a volume (Compose's rule)."""
-    return source.startswith(("/", ".", "~"))
-
-
-#: Options of a mount in short syntax -> what they mean; which kind of mount may have them is checked after.
-_MOUNT_OPTIONS: dict[str, dict[str, Any]] = {
-    "ro": {"read_only": True},
-    "rw": {"read_only": False},
-    "z": {"relabel": "shared"},
-    "Z": {"relabel": "private"},
-    "nocopy": {"nocopy": True},
-    **{f"{r}{word}": {"propagation": word} for word in ("private", "slave", "shared") for r in ("", "r")},
-    **{word: {} for word in ("consistent", "cached", "delegated")},  # they mean something on a Mac only
-}
-#: Which kinds of mount a key of the long syntax is for.
-_MOUNT_KEYS = {
-    "create": ("bind",), "propagation": ("bind",), "relabel": ("bind", "volume"), "subpath": ("volume",),
-    "nocopy": ("volume",), "size": ("tmpfs",), "mode": ("tmpfs",), "nr_inodes": ("tmpfs",), "uid": ("tmpfs",),
-    "gid": ("tmpfs",), "exec": ("tmpfs",), "owner": ("bind", "volume"),
-}  # fmt: skip
-
-
-def volume(value: str) -> Mount:
-    """A mount in short syntax: ``source:target[:options]``; a bind's source is left as it was written."""
-    source, colon, rest = value.partition(":")
-    if not colon or not source:
-        raise ValueError(
-            f'"{value}" names no source (write "volume:/path" or "./folder:/path"; for a temporary folder use tmpfs)'
-        )
-    target, colon, options = rest.partition(":")
-    values: dict[str, Any] = {"source": source, "target": mount_target(target)}
-    for option in options.split(",") if colon else ():
-        if option not in _MOUNT_OPTIONS:
-            raise ValueError(f'"{option}" is not an option of a mount (allowed: {", ".join(_MOUNT_OPTIONS)})')
-        values |= _MOUNT_OPTIONS[option]
-    if is_path(source):
-        values["create"] = True
-    return volume_table(values)
-
-
-def volume_table(values: dict[str, Any]) -> Mount:
-    """A mount in long syntax; tables ``bind``, ``volume`` and ``tmpfs`` are Compose's way of writing some keys."""
-    nested = values.pop("bind", {}) | values.pop("volume", {}) | values.pop("tmpfs", {})
-    values = values | nested
-    values.pop("consistency", None)
-    source = values.get("source", "")
-    kind = values.setdefault("type", "bind" if is_path(source) else "volume")
-    if kind == "tmpfs" and source:
-        raise ValueError("a tmpfs has no source (remove it, or change the type)")
-    if kind != "tmpfs" and not source:
-        raise ValueError(
-            f'lacks "source" ({"a path of the host" if kind == "bind" else "the name of a volume"})'
-        )
-    if kind == "volume" and is_path(source):
-        raise ValueError(f'"{source}" is not the name of a volume (for a path of the host use type = "bind")')
-    for key, owners in _MOUNT_KEYS.items():
-        if key in values and kind not in owners:
-            raise ValueError(f'"{key}" has no meaning for a {kind} (only for a {" or ".join(owners)})')
-    if "owner" in values and values.get("propagation", "private") != "private":
-        raise ValueError('"owner" cannot be combined with propagation: later mounts have owners of their own')
-    return Mount(**values)
-
-
-def bind_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Compose's options of a bind, in our words."""
-    words = {"create_host_path": "create", "selinux": "relabel"}
-    labels = {"z": "shared", "Z": "private"}
-    return {words.get(key, key): labels.get(value, value) for key, value in values.items()}
-
-
-def subpath(value: str) -> str:
-    """A path within a volume, without ``.`` and ``..``."""
-    parts = value.split("/")
-    if value.startswith("/") or ".." in parts or not any(part not in ("", ".") for part in parts):
-        raise ValueError(f'"{value}" is not a path within a volume (write it like "data/files")')
-    return "/".join(part for part in parts if part not in ("", "."))
-
-
-def tmpfs(value: str) -> Mount:
-    """A tmpfs in short syntax: ``target[:size=64M,mode=1777,uid=1000,exec]``."""
-    readers: dict[str, Callable[[str], int]] = {
-        "size": partial(size, minimum=1),
-        "mode": mode,
-        "nr_inodes": partial(integer, minimum=1),
-        "uid": partial(integer, minimum=0, maximum=MAX_ID),
-        "gid": partial(integer, minimum=0, maximum=MAX_ID),
-    }
-    target, _, options = value.partition(":")
-    values: dict[str, Any] = {}
-    for option in filter(None, options.split(",")):
-        key, equals, text = option.partition("=")
-        if key in ("ro", "rw") and not equals:
-            values["read_only"] = key == "ro"
-        elif key in ("exec", "noexec") and not equals:
-            values["exec"] = key == "exec"
-        elif key in readers and equals:
-            values[key] = readers[key](text)
-        elif option not in ("nosuid", "nodev"):  # a tmpfs is never otherwise
-            allowed = ", ".join(f"{name}=" for name in readers)
-            raise ValueError(
-                f'"{option}" is not an option of a tmpfs (allowed: {allowed}, ro, rw, exec, noexec, nosuid, nodev)'
-            )
-    return Mount(type="tmpfs", target=mount_target(target), **values)
-
-
-#: What orch itself makes in /dev and needs to be as it is: paths are masked with /dev/null.
-_OWN_DEVICES = frozenset(
-    f"/dev/{name}" for name in ("fd", "mqueue", "null", "ptmx", "pts", "shm", "stderr", "stdin", "stdout")
-)
-
-
-def device_source(value: str) -> str:
-    """The path of a device of the host, or of a folder of them."""
-    if not value.startswith("/"):
-        kind = (
-            "the name of a CDI device, which orch does not know" if "=" in value else "not an absolute path"
-        )
-        raise ValueError(f'"{value}" is {kind} (write the path of a device, like "/dev/fuse")')
-    return container_path(value)
-
-
-def device_target(value: str) -> str:
-    """Where a device may appear: as a mount, but not in place of what orch makes in /dev."""
-    path = mount_target(value)
-    if path in _OWN_DEVICES:
-        raise ValueError(f'every container has a "{path}" of its own (choose another target)')
-    return path
-
-
-def device_permissions(value: str) -> str:
-    """Letters of ``rwm``, each once, in this order."""
-    if not value or len(set(value)) != len(value) or not set(value) <= set("rwm"):
-        raise ValueError(
-            f'"{value}" are not permissions of a device (allowed: "r", "w" and "m", each once, like "rw")'
-        )
-    return "".join(sorted(value, key="rwm".index))
-
-
-def device_entry(value: str) -> Device:
-    """A device in short syntax: ``source[:target][:permissions]``."""
-    source, *rest = value.split(":")
-    if len(rest) > 2:
-        raise ValueError(
-            f'"{value}" has too many parts (write source:target:permissions; for paths with ":" a table)'
-        )
-    values = {"source": device_source(source)}
-    if rest and (len(rest) == 2 or rest[0].startswith("/")):
-        values["target"] = device_target(rest.pop(0))
-    if rest:
-        values["permissions"] = device_permissions(rest[0])
-    return device_table(values)
-
-
-def device_table(values: dict[str, str]) -> Device:
-    """A device in long syntax; its target is its source if there is none."""
-    return Device(**{"target": device_target(values.get("target", values["source"])), **values})
-
-
-def device_rule(value: str) -> tuple[str, ...]:
-    """A rule of the devices cgroup, ``c 1:3 rwm``; one that is for all types becomes one for each."""
-    match = _DEVICE_RULE.fullmatch(value)
-    if match is None:
-        raise ValueError(
-            f'"{value}" is not a rule for devices (write type major:minor permissions, like "c 226:* rw"; '
-            "type is c, b or a)"
-        )
-    kind, major, minor, letters = match.groups()
-    permissions = device_permissions(letters)
-    numbers = [
-        number if number == "*" else str(integer(number, 0, most))
-        for number, most in ((major, _MAX_MAJOR), (minor, _MAX_MINOR))
-    ]
-    return tuple(f"{each} {':'.join(numbers)} {permissions}" for each in ("bc" if kind == "a" else kind))
-
-
 def restart(value: str) -> dict[str, Any]:
     """A restart policy in one word, ``on-failure:5`` with the number of attempts."""
     policies = ("no", "on-failure", "always", "unless-stopped")
@@ -825,24 +532,6 @@ def subnet(value: str) -> str:
     return value
 
 
-def system_call(value: str) -> str:
-    """The name of a system call."""
-    from orchestrator.manifest.seccomp import unknown_call  # only manifests that name one pay for it
-
-    if text := unknown_call(value):
-        raise ValueError(text)
-    return value
-
-
-def seccomp_table(values: dict[str, Any]) -> dict[str, Any]:
-    """A seccomp profile with changes; there is nothing to change about none."""
-    if values.get("profile") == "unconfined" and (values.get("allow") or values.get("deny")):
-        raise ValueError('"unconfined" allows everything (to change single calls, lay them over "default")')
-    if both := [name for name in values.get("allow", ()) if name in values.get("deny", ())]:
-        raise ValueError(f'"{both[0]}" cannot be both allowed and denied')
-    return values
-
-
 def _short(value: object) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value) if not _is_huge(value) else "the number"
     return text if len(text) <= 42 else text[:40] + '..."'
@@ -851,33 +540,3 @@ def _short(value: object) -> str:
 def _is_huge(value: object) -> bool:
     """Whether a number has too many digits to print (Python refuses more than 4300)."""
     return isinstance(value, int) and abs(value) > 1 << 256
-
-
-def selinux_word(value: str) -> str:
-    """A user, role or type of SELinux."""
-    if not _SELINUX_WORD.fullmatch(value):
-        raise ValueError(f'"{value}" is not a name of SELinux (letters, digits, "_", "." and "-")')
-    return value
-
-
-def selinux_level(value: str) -> str:
-    """A level of SELinux, or a range of two."""
-    if not _SELINUX_LEVEL.fullmatch(value):
-        raise ValueError(f'"{value}" is not a level of SELinux (write it like "s0:c1,c2")')
-    if highest := [number for number in re.findall(r"c(\d+)", value) if int(number) > _MAX_CATEGORY]:
-        raise ValueError(f'"{value}" has a category c{highest[0]} (from c0 to c{_MAX_CATEGORY})')
-    return value
-
-
-def selinux_table(found: dict[str, Any]) -> dict[str, Any]:
-    """A label's parts; a label that is disabled has none."""
-    if found.get("disable") and (parts := [key for key in found if key != "disable"]):
-        raise ValueError(f"disables the label, and yet gives it a {parts[0]} (one or the other)")
-    return found
-
-
-def apparmor(value: str) -> str:
-    """The name of an AppArmor profile, as the kernel lists it."""
-    if not value.strip() or value != value.strip() or not value.isprintable():
-        raise ValueError(f"{value!r} is not the name of a profile")
-    return value
