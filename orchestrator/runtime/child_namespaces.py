@@ -9,7 +9,9 @@ the kernel locks them: no mask can be taken off, no read-only mount made writabl
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import struct
 from collections.abc import Callable
@@ -45,6 +47,8 @@ from orchestrator.runtime.child_paths import open_beneath
 from orchestrator.runtime.idmap import IdMap, for_owner, render
 from orchestrator.runtime.protocol import send
 
+#: Seconds that a holder may take.
+_PATIENCE = 10
 _FLAGS = {
     "mnt": CLONE_NEWNS,
     "net": CLONE_NEWNET,
@@ -85,7 +89,10 @@ class Holder:
             self._await(reader)
 
     def _await(self, reader: int) -> None:
-        data = os.read(reader, 4)
+        waiting = select.poll()
+        waiting.register(reader, select.POLLIN)
+        # Whoever shares the pid namespace may be able to stop it.
+        data = os.read(reader, 4) if waiting.poll(_PATIENCE * 1000) else struct.pack("i", errno.ETIMEDOUT)
         os.close(reader)
         error = struct.unpack("i", data)[0] if data else 0
         if error or not data:

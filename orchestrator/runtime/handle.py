@@ -22,6 +22,9 @@ from orchestrator.errors import SpawnerError
 from orchestrator.runtime.program import Program, compile_host_command
 from orchestrator.runtime.protocol import Message, receive, send
 
+#: What the spawner, and the sweeper that it may become, have of the service's environment.
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL")
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -230,6 +233,8 @@ class SpawnerHandle:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 cwd="/",
+                # Nothing else of the service's environment: containers that share its pid namespace could see it.
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
         return cls(process, ours)
 

@@ -8,7 +8,9 @@ for the container's layers and volumes are *idmapped* mounts (mount_setattr(2), 
 from __future__ import annotations
 
 import contextlib
-import socket
+import fcntl
+import os
+import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ DEFAULT_POOL = (0x7000_0000, 4094 * RANGE)
 #: The account in /etc/subuid and /etc/subgid whose ranges are used instead, where it has any.
 ACCOUNT = "orch"
 _TABLES = ("/etc/subuid", "/etc/subgid")
+#: Which ranges are in use on this host, by whatever instance.
+_LOCKS = "/run/orch.ids"
 
 #: First id, number of ids.
 Pool = tuple[int, int]
@@ -96,8 +100,8 @@ def host_ranges() -> list[int]:
 class RangeAllocator:
     """Gives each container a range that no other has, of this instance or of another on the same host.
 
-    A range in use is an abstract Unix socket's name (unix(7)): claimed in one step, free when its holder dies, and
-    seen by every instance of the same network namespace.
+    A range in use is a locked byte of one file of root's (open file description locks, fcntl_locking(2)): claimed in
+    one step, free when its holder dies. Who gives the last one back removes the file.
     """
 
     def __init__(self, preference: int) -> None:
@@ -107,38 +111,74 @@ class RangeAllocator:
         """
         self._firsts = host_ranges()
         self._preference = preference
-        self._claims: dict[int, socket.socket] = {}
+        self._claims: set[int] = set()
+        self._locks = -1
 
     def allocate(self) -> IdMaps:
         """Claim a range.
 
-        :raises LaunchError: when all are in use.
+        :raises LaunchError: when all are in use, or none can be claimed.
         """
-        for offset in range(len(self._firsts)):
-            first = self._firsts[(self._preference + offset) % len(self._firsts)]
-            if first not in self._claims and self._claim(first):
-                return IdMaps.of_range(first)
+        what = "cannot give the container ids of its own"
+        try:
+            for offset in range(len(self._firsts)):
+                first = self._firsts[(self._preference + offset) % len(self._firsts)]
+                if first not in self._claims and self._claim(first):
+                    return IdMaps.of_range(first)
+        except OSError as error:
+            raise LaunchError(what, f"{_LOCKS}: {error.strerror}", 'set userns = "host"') from None
         raise LaunchError(
-            "cannot give the container ids of its own", f"all {len(self._firsts)} ranges are in use",
+            what, f"all {len(self._firsts)} ranges are in use",
             f'give "{ACCOUNT}" more in /etc/subuid and /etc/subgid, or set userns = "host"',
         )  # fmt: skip
 
-    def _claim(self, first: int) -> bool:
-        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        with contextlib.ExitStack() as stack:
-            stack.callback(claim.close)
-            try:
-                claim.bind(f"\0orch-ids-{first}")
-            except OSError:
-                return False
-            stack.pop_all()
-        self._claims[first] = claim
-        return True
-
     def free(self, maps: IdMaps) -> None:
         """Give a range back; maps that are not from here are ignored."""
-        if claim := self._claims.pop(maps.uid[0][1], None):
-            claim.close()
+        first = maps.uid[0][1]
+        if first not in self._claims:
+            return
+        self._claims.remove(first)
+        _lock(self._locks, fcntl.F_UNLCK, first // RANGE, 1)
+        if self._claims:
+            return
+        with contextlib.suppress(BlockingIOError):  # others have claims
+            _lock(self._locks, fcntl.F_WRLCK, 0, 0)
+            if _is_current(self._locks):
+                os.unlink(_LOCKS)
+        os.close(self._locks)
+
+    def _claim(self, first: int) -> bool:
+        while True:
+            if not self._claims:
+                self._locks = os.open(_LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                _lock(self._locks, fcntl.F_WRLCK, first // RANGE, 1)
+                if self._claims or _is_current(self._locks):
+                    self._claims.add(first)
+                    return True
+            except BlockingIOError:
+                if not self._claims:
+                    os.close(self._locks)
+                return False
+            os.close(self._locks)  # whoever had the last claim has just removed it: make another
+
+
+def _lock(fd: int, kind: int, first: int, count: int) -> None:
+    """Lock bytes, or unlock them; a ``count`` of 0 is all from ``first`` on.
+
+    :raises BlockingIOError: when another has locked one of them.
+    """
+    fcntl.fcntl(
+        fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, first, count, 0)
+    )  # struct flock
+
+
+def _is_current(fd: int) -> bool:
+    """Whether ``fd`` is open on the file that others find."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(_LOCKS))
+    except FileNotFoundError:
+        return False
 
 
 def _text(path: str) -> str:

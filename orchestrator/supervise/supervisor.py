@@ -306,6 +306,9 @@ class Supervisor:
                 if isinstance(error, LaunchError)
                 else LaunchError(error.what, error.cause, error.remedy)
             )
+        except Exception as error:  # a defect of ours: whoever waits for the container must hear of it
+            what, cause = f'cannot start "{self.container.name}"', f"{type(error).__name__}: {error}"
+            raise LaunchError(what, cause, "this is a bug in orch") from error
         self.process = process
         self.stages = [Stage(name=name, seconds=seconds) for name, seconds in stages]
         self.started_at, self.finished_at, self.exit_code, self.error = time.time(), None, None, None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from orchestrator.cgroups.group import Cgroup
-from orchestrator.errors import KernelError, LaunchError, SpawnerError
+from orchestrator.errors import KernelError, SpawnerError
 from orchestrator.ids import Instance
 from orchestrator.images.resolve import Image
 from orchestrator.launch.container import Container
@@ -160,7 +160,7 @@ class FakeLauncher:
     :param gate: while it is not set, starts wait.
     """
 
-    script: list[FakeProcess | LaunchError] = field(default_factory=list)
+    script: list[FakeProcess | Exception] = field(default_factory=list)
     exec_script: list[FakeProcess] = field(default_factory=list)
     processes: list[FakeProcess] = field(default_factory=list)
     execs: list[ExecRequest] = field(default_factory=list)
@@ -175,7 +175,7 @@ class FakeLauncher:
         if self.gate:
             await self.gate.wait()
         made = self.script.pop(0) if self.script else FakeProcess()
-        if isinstance(made, LaunchError):
+        if isinstance(made, Exception):
             raise made
         self.processes.append(made)
         return cast(Process, made), [("total", 0.001)]
@@ -242,7 +242,7 @@ def fake_container(spec: ServiceSpec, cgroup: FakeCgroup, replica: int = 1) -> C
 
 def keep(
     spec: ServiceSpec | None = None,
-    script: list[FakeProcess | LaunchError] | None = None,
+    script: list[FakeProcess | Exception] | None = None,
     gate: asyncio.Event | None = None,
     **restart: Any,
 ) -> Kept:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -73,9 +73,10 @@ def test_ids_that_somebody_else_has_are_never_given_out(taken: list[tuple[int, i
 
 
 def test_no_two_containers_have_the_same_range_not_even_of_two_instances(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # A pool that no service on this host uses.
+    locks = tmp_path / "ids"
+    monkeypatch.setattr(userns, "_LOCKS", str(locks))
     monkeypatch.setattr(userns, "DEFAULT_POOL", (0x1234_0000, 3 * RANGE))
     one, other = RangeAllocator(0), RangeAllocator(7)
     maps = [one.allocate(), other.allocate(), one.allocate()]
@@ -85,7 +86,20 @@ def test_no_two_containers_have_the_same_range_not_even_of_two_instances(
     one.free(maps[0])
     assert other.allocate() == maps[0]
     one.free(IdMaps.of_range(42))  # not from here
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, pytest.raises(OSError, match="in use"):
-        stranger.bind(f"\0orch-ids-{maps[1].uid[0][1]}")
-    for allocator, each in ((other, maps[0]), (other, maps[1]), (one, maps[2])):
-        allocator.free(each)
+    with pytest.raises(LaunchError, match="all 3 ranges are in use"):
+        RangeAllocator(1).allocate()
+    one.free(maps[2])
+    assert locks.exists()
+    other.free(maps[0])
+    other.free(maps[1])
+    assert not locks.exists()  # the last one removes it
+    again = RangeAllocator(0)
+    again.free(again.allocate())
+
+
+def test_a_file_of_locks_that_is_not_there_to_be_made_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(userns, "_LOCKS", str(tmp_path / "nosuch" / "ids"))
+    with pytest.raises(LaunchError, match="No such file"):
+        RangeAllocator(0).allocate()

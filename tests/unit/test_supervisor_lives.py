@@ -292,6 +292,13 @@ async def test_an_attached_container_that_cannot_start_tells_its_caller() -> Non
     assert kept.supervisor.state is State.FAILED
 
 
+async def test_a_defect_of_orch_is_told_and_does_not_leave_anybody_waiting() -> None:
+    kept = keep(script=[TypeError("describe() takes 3 arguments")])
+    kept.supervisor.start()
+    await kept.reach(State.FAILED)
+    assert "TypeError: describe() takes 3 arguments (this is a bug in orch)" in str(kept.supervisor.error)
+
+
 async def test_whoever_waits_for_a_change_is_woken_by_each(kept: Kept) -> None:
     seen: list[State] = []
 
