@@ -144,7 +144,6 @@ def test_a_change_recreates_the_service_and_restarts_its_dependants_only(orch: O
     assert last["front"] > when(orch, "shop", "web", "healthy", last=True) > last["web"]
 
 
-@pytest.mark.vm
 def test_changed_limits_are_changed_in_place(orch: Orch) -> None:
     text = """
     name = "limits"
