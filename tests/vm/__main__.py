@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ PASSED_ON = ("CI", "HYPOTHESIS_PROFILE", "PYTEST_ADDOPTS")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; the exit code."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the guest ends with us
     kind = KINDS[options.host]
     command = ["/bin/sh", "-c", options.run] if options.run else _pytest(options.tests)
     task = Task(command, str(PROJECT), _environment(), secrets.token_hex(8), kind.before)

@@ -56,6 +56,9 @@ for folder in dev proc sys; do mount --move "/$folder" "/new/$folder"; done
 exec switch_root /new /lib/systemd/systemd
 """
 
+#: Would walk through this host's temporary files when a unit asks for a whole system. An empty file masks.
+MASKED = ("systemd-tmpfiles-setup.service", "systemd-tmpfiles-clean.timer")
+
 TARGET = """\
 [Unit]
 Description=The tests, and nothing else that this host would start
@@ -161,5 +164,6 @@ def files(
         f"{units}/orch-vm.service": File(service.encode()),
         "files/orch-vm": File(script(task).encode()),
     }
+    found |= {f"{units}/{name}": File(b"") for name in MASKED}
     found |= {path.name: File(path.read_bytes()) for path in modules}
     return found | {f"{folder}/.keep": File(b"") for folder in ("dev", "proc", "sys")}
