@@ -51,6 +51,7 @@ test-vm: TESTS = tests/kernel tests/scenarios
 test-vm: venv ## run tests on a second host: cgroup v2 only, systemd, AppArmor, in a virtual machine (as root)
 	@tools/host-packages test
 	@tools/host-packages vm
+	@$(if $(findstring selinux,$(VM_ARGS)),tools/host-packages vm-selinux)
 	$(SUDO) PYTHONPATH=tests $(BIN)/python -m vm $(VM_ARGS) -- $(TESTS) $(PYTEST_ARGS)
 
 .PHONY: bench
