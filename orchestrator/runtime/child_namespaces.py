@@ -62,8 +62,12 @@ _FLAGS = {
 
 def _proc_folder(pidfd: int) -> str:
     """A process's folder in the host's /proc, which counts processes as the host does (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
-        return "/proc/" + next(line for line in file if line.startswith(b"Pid:")).split()[1].decode()
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 4096)
+    finally:
+        os.close(fd)
+    return "/proc/" + text.partition(b"\nPid:")[2].split(maxsplit=1)[0].decode()
 
 
 class Holder:
