@@ -32,10 +32,12 @@ CONTEXT = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
 POLICY = "default"
 CONFIG = f"SELINUX=enforcing\nSELINUXTYPE={POLICY}\n"
 #: Labels are in the attributes of files on virtiofs too; what labels files is itself one of the host's, or
-#: uses their libraries.
+#: uses their libraries. The guest's root is an overlay that the kernel's own domain has mounted, so whoever maps
+#: one of its files uses a descriptor of that domain's.
 RULES = """\
 (fsuse xattr virtiofs (system_u object_r fs_t ((s0) (s0))))
 (allow setfiles_t bin_t (file (getattr open read map execute)))
+(allow container_domain kernel_t (fd (use)))
 """
 
 
