@@ -86,8 +86,9 @@ def _privileges(
     Root holds them. Another user holds only ``ambient``, which its programs keep, whoever their files belong to
     (capabilities(7)); the inheritable set is empty otherwise, so that files with inheritable capabilities give none.
     """
-    lacking = optional & ~permitted_capabilities()
-    capabilities, ambient = capabilities & ~lacking, ambient & ~lacking
+    if optional:
+        lacking = optional & ~permitted_capabilities()
+        capabilities, ambient = capabilities & ~lacking, ambient & ~lacking
     drop_from_bounding_set(number for number in range(last + 1) if not capabilities >> number & 1)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     uid, gid = child.user

@@ -174,7 +174,7 @@ def _become(
     early = seccomp.compile() if seccomp and not spec.no_new_privileges else []
     held = capabilities.mask(capabilities.granted(spec.cap_add, spec.cap_drop))
     ambient = capabilities.mask(capabilities.ambient(spec.cap_add, spec.cap_drop))
-    named = capabilities.mask(set(spec.cap_add) - {"ALL"})
+    optional = held & ~capabilities.mask(set(spec.cap_add) - {"ALL"}) if "ALL" in spec.cap_add else 0
     return [
         ["environment", environment],
         ["work", working_dir or "/"],
@@ -183,7 +183,7 @@ def _become(
         *(["adopt", target] for target in volumes),
         ["tidy"],
         *early,
-        ["privileges", held, ambient, last_capability, spec.no_new_privileges, held & ~named],
+        ["privileges", held, ambient, last_capability, spec.no_new_privileges, optional],
         ["die-with-parent"],
         *_confine(confinement),
     ]
