@@ -235,9 +235,12 @@ class Orch:
     def _keep_service_log(self) -> None:
         """A service started by a command removes its log when it ends well: have it log through a link."""
         link = f"{self.instance.run_dir}/service.log"
-        if not os.path.lexists(link):
+        while not os.path.lexists(link):
             os.makedirs(self.instance.run_dir, exist_ok=True)
-            os.symlink(f"{self.base}/service.log", link)
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # a service that is ending may remove the folder meanwhile
+                os.symlink(f"{self.base}/service.log", link)
 
     def is_serving(self) -> bool:
         """Whether a host service answers."""

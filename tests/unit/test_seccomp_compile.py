@@ -98,8 +98,8 @@ def test_a_filter_decides_as_its_profile_says(
         assert decide(program, I386, number, *values) == "KILL_PROCESS"
 
 
-def one(*rules: SyscallRule, action: str = "ERRNO", architectures: tuple[str, ...] = ()) -> SeccompProfile:
-    return SeccompProfile(action=action, errno=1, rules=rules, architectures=architectures)
+def one(*rules: SyscallRule, action: str = "ERRNO") -> SeccompProfile:
+    return SeccompProfile(action=action, errno=1, rules=rules)
 
 
 def equals(index: int, value: int) -> SyscallArgument:
@@ -110,27 +110,6 @@ def test_of_several_conditions_on_one_argument_any_will_do() -> None:
     rule = SyscallRule(names=("read",), action="ALLOW", args=(equals(0, 3), equals(0, 5)))
     program = compiled(one(rule))
     assert [decide(program, X86_64, 0, value) for value in (3, 4, 5)] == ["ALLOW", "ERRNO 1", "ALLOW"]
-
-
-def test_what_libseccomp_gets_wrong_is_refused() -> None:
-    """It compares the third argument with 5, which the second one was to be compared with."""
-    less = SyscallArgument(index=1, op="LT", value=5)
-    least = (
-        SyscallArgument(index=1, op="LT", value=1),
-        SyscallArgument(index=2, op="EQ", value=1, value_two=2),
-    )
-    rules = [SyscallRule(names=("prctl",), action="ALLOW", args=args) for args in ((less,), least)]
-    with pytest.raises(UncompilableError, match="whose arguments overlap"):
-        compiled(one(*rules))
-
-
-def test_what_libseccomp_gets_wrong_for_x32_alone_is_refused() -> None:
-    some = (SyscallArgument(index=1, op="NE", value=1), SyscallArgument(index=2, op="EQ", value=0))
-    less = (SyscallArgument(index=1, op="LT", value=1),)
-    rules = [SyscallRule(names=("prctl",), action="ALLOW", args=args) for args in (less, some)]
-    compiled(one(*rules))
-    with pytest.raises(UncompilableError, match="whose arguments overlap"):
-        compiled(one(*rules, architectures=("X32",)))
 
 
 def test_of_several_rules_without_conditions_the_first_counts() -> None:
