@@ -112,6 +112,18 @@ def test_of_several_conditions_on_one_argument_any_will_do() -> None:
     assert [decide(program, X86_64, 0, value) for value in (3, 4, 5)] == ["ALLOW", "ERRNO 1", "ALLOW"]
 
 
+def test_what_libseccomp_gets_wrong_is_refused() -> None:
+    """It compares the third argument with 5, which the second one was to be compared with."""
+    less = SyscallArgument(index=1, op="LT", value=5)
+    least = (
+        SyscallArgument(index=1, op="LT", value=1),
+        SyscallArgument(index=2, op="EQ", value=1, value_two=2),
+    )
+    rules = [SyscallRule(names=("prctl",), action="ALLOW", args=args) for args in ((less,), least)]
+    with pytest.raises(UncompilableError, match="whose arguments overlap"):
+        compiled(one(*rules))
+
+
 def test_of_several_rules_without_conditions_the_first_counts() -> None:
     allow, refuse = (SyscallRule(names=("read",), action=action, errno=9) for action in ("ALLOW", "ERRNO"))
     assert decide(compiled(one(allow, refuse)), X86_64, 0) == "ALLOW"
